@@ -1,0 +1,112 @@
+"""hepdask: run a physicist's processor over ROOT datasets, on a laptop or on a Dask cluster.
+
+>>> from hepdask import Runner, DaskExecutor
+>>> run = Runner(executor=DaskExecutor(client=client), schema=NanoAODSchema)
+>>> output = run(fileset, "Events", processor_instance=Processor())
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hepdask.accumulator import add
+    from hepdask.completeness import Completeness, DatasetCompleteness
+    from hepdask.errors import (
+        AccountingError,
+        AccumulatorError,
+        ExecutorError,
+        FileChangedError,
+        FileReadError,
+        FilesetError,
+        HepdaskError,
+        MissingDependencyError,
+        MissingTreeError,
+        OptionError,
+        ProcessorError,
+        RunError,
+    )
+    from hepdask.executors.dask import DaskExecutor
+    from hepdask.executors.local import LocalExecutor
+    from hepdask.failures import Failure, Failures
+    from hepdask.fileset import Fileset, load_fileset
+    from hepdask.metadata import FileMetadata
+    from hepdask.plan import Plan
+    from hepdask.ranges import EntryRange
+    from hepdask.result import RunResult
+    from hepdask.runner import Runner
+
+#: where each public name lives; imported when it is first asked for, so that ``import hepdask`` is fast
+_HOMES = {
+    "AccountingError": "errors",
+    "AccumulatorError": "errors",
+    "Completeness": "completeness",
+    "DaskExecutor": "executors.dask",
+    "DatasetCompleteness": "completeness",
+    "EntryRange": "ranges",
+    "ExecutorError": "errors",
+    "Failure": "failures",
+    "Failures": "failures",
+    "FileChangedError": "errors",
+    "FileMetadata": "metadata",
+    "FileReadError": "errors",
+    "Fileset": "fileset",
+    "FilesetError": "errors",
+    "HepdaskError": "errors",
+    "LocalExecutor": "executors.local",
+    "MissingDependencyError": "errors",
+    "MissingTreeError": "errors",
+    "OptionError": "errors",
+    "Plan": "plan",
+    "ProcessorError": "errors",
+    "RunError": "errors",
+    "RunResult": "result",
+    "Runner": "runner",
+    "add": "accumulator",
+    "load_fileset": "fileset",
+}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AccountingError",
+    "AccumulatorError",
+    "Completeness",
+    "DaskExecutor",
+    "DatasetCompleteness",
+    "EntryRange",
+    "ExecutorError",
+    "Failure",
+    "Failures",
+    "FileChangedError",
+    "FileMetadata",
+    "FileReadError",
+    "Fileset",
+    "FilesetError",
+    "HepdaskError",
+    "LocalExecutor",
+    "MissingDependencyError",
+    "MissingTreeError",
+    "OptionError",
+    "Plan",
+    "ProcessorError",
+    "RunError",
+    "RunResult",
+    "Runner",
+    "__version__",
+    "add",
+    "load_fileset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

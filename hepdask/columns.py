@@ -1,0 +1,86 @@
+"""Which branches a processor touches."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from hepdask.ranges import EntryRange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from hepdask.metadata import FileMetadata
+    from hepdask.task import Work
+
+__all__ = ["count_bytes_per_entry", "trace_columns"]
+
+#: Entries that are really read if the processor can't do with none.
+NUM_TRACED_ENTRIES = 100
+
+
+def trace_columns(ranges: Iterable[EntryRange], work: Work) -> list[frozenset[str]]:
+    """Find the branches that the processor touches in some files.
+
+    The processor is called with no entries: every branch that it asks for is noted, and nothing is read. A processor
+    that can't do with none is called with the first `NUM_TRACED_ENTRIES`.
+
+    Parameters
+    ----------
+    ranges : iterable of EntryRange
+        One range of each file that is looked at.
+    work : Work
+        The processor and the reader.
+
+    Returns
+    -------
+    list of frozenset of str
+        Names of branches, for each range. An empty set where nothing could be found: the run itself will show the error.
+    """
+    return [_trace(entry_range, work) for entry_range in ranges]
+
+
+def _trace(entry_range: EntryRange, work: Work) -> frozenset[str]:
+    for attempt in _attempts(entry_range):
+        try:
+            with warnings.catch_warnings(), work.reader.read(attempt) as opened:
+                warnings.simplefilter("ignore")
+                work.process(opened.events)
+                return frozenset(opened.tally.columns)
+        except Exception:  # noqa: BLE001, S112  # a trace is a hint: what is wrong with the file or the code shows in the run
+            continue
+        finally:
+            work.process.discard()
+    return frozenset()
+
+
+def _attempts(entry_range: EntryRange) -> Iterator[EntryRange]:
+    start = entry_range.entry_start
+    yield EntryRange(entry_range.file, start, start)
+    if entry_range.num_entries:
+        yield EntryRange(
+            entry_range.file, start, start + min(NUM_TRACED_ENTRIES, entry_range.num_entries)
+        )
+
+
+def count_bytes_per_entry(metadata: FileMetadata, columns: frozenset[str]) -> float | None:
+    """Return the mean uncompressed bytes of some branches per entry.
+
+    Parameters
+    ----------
+    metadata : FileMetadata
+        Of a file, with its branches.
+    columns : frozenset of str
+        Names of branches in use.
+
+    Returns
+    -------
+    float or None
+        None if the file has no entries, or none of the branches.
+    """
+    sizes = [
+        branch.num_uncompressed_bytes for branch in metadata.branches if branch.name in columns
+    ]
+    if not sizes or metadata.num_entries == 0:
+        return None
+    return sum(sizes) / metadata.num_entries

@@ -1,0 +1,251 @@
+"""Run a tree, hand back its root: one seam, one file for each way.
+
+Nobody outside asks which executor it has. `Executor` says what all of them do; ``local`` works in this process, ``dask`` on
+a cluster.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hepdask.errors import OptionError, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import FrameType
+
+    from hepdask.progress import Progress
+    from hepdask.ranges import EntryRange
+    from hepdask.task import PartialResult, Work
+    from hepdask.tree import Node, ReductionTree
+
+__all__ = ["Executor", "Job", "Outcome", "check_options", "cut_tree", "interruptible"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: What a range is expected to cost, for the cut alone: milliseconds to set it up, and 10 us an event (100 kHz a core).
+SECONDS_PER_RANGE = 5e-3
+SECONDS_PER_ENTRY = 1e-5
+#: Dask needs about 1.7 ms for a task and as much for its merge: a task of a quarter second wastes one percent.
+MIN_TASK_SECONDS = 0.25
+#: More tasks than this keep a scheduler busy for longer than they help to balance: four for each of 1,000 workers.
+MAX_TASKS = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run as an executor sees it.
+
+    Attributes
+    ----------
+    name : str
+        Of the processor; for dashboards.
+    ranges : tuple of EntryRange
+        The leaves, in dataset order.
+    tree : ReductionTree
+        Over these ranges.
+    work : Work
+        What to do with each.
+    """
+
+    name: str
+    ranges: tuple[EntryRange, ...]
+    tree: ReductionTree
+    work: Work
+
+    @property
+    def num_entries(self) -> int:
+        """Number of entries of all ranges."""
+        return sum(entry_range.num_entries for entry_range in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes
+    ----------
+    root : PartialResult
+        The root of the tree; ranges that were not reached are missing in it.
+    stopped_by : str
+        Why the run ended early, in words; empty if it did not.
+    num_tasks, num_merges : int
+        Tasks that processed ranges, and tasks that merged.
+    run_seconds, queue_seconds, transfer_seconds : float
+        As in `RunMetrics`.
+    """
+
+    root: PartialResult
+    stopped_by: str = ""
+    num_tasks: int = 0
+    num_merges: int = 0
+    run_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    transfer_seconds: float = 0.0
+
+
+class Executor(ABC):
+    """Runs functions and jobs somewhere."""
+
+    shows_progress: bool = True
+    """False if the user asked this executor for silence (coffea's ``status=False``)."""
+
+    @abstractmethod
+    def map(
+        self,
+        function: Callable[[Sequence[T]], list[R]],
+        items: Sequence[T],
+        *,
+        name: str,
+        advance: Callable[[list[R]], None],
+    ) -> list[R | BaseException]:
+        """Apply a function to all items, in batches, in parallel.
+
+        Parameters
+        ----------
+        function : callable
+            Takes some items and returns a result for each. It is pickled.
+        items : sequence
+            In order.
+        name : str
+            Of the tasks.
+        advance : callable
+            Is given the results of each batch as it is done, in any order.
+
+        Returns
+        -------
+        list
+            A result for each item, in order; an exception for each item of a batch that could not be run.
+
+        Raises
+        ------
+        ExecutorError
+            If there is nothing to run on.
+        """
+
+    @abstractmethod
+    def reduce(self, job: Job, progress: Progress) -> Outcome:
+        """Process all ranges of a job and merge the results as its tree says.
+
+        A failure that isn't skipped, or Ctrl-C, stops the job: what is done is merged, the rest is not reached. The output
+        is the same, to the last bit, for every executor, cut, and number of workers.
+
+        Raises
+        ------
+        ExecutorError
+            If there is nothing to run on.
+        """
+
+    def dispatch(self, function: Callable[[], R]) -> Any:
+        """Call a function that uses this executor: here and now, unless the user's event loop is not to be blocked.
+
+        Returns
+        -------
+        object or awaitable
+            What `function` returns, or an awaitable of it.
+        """
+        return function()
+
+    def close(self) -> None:  # noqa: B027  # most have nothing to close
+        """Give back what this executor has opened by itself. Nothing that the user has opened is closed."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def cut_tree(job: Job, max_ranges_per_task: int | None = None) -> list[Node]:
+    """Cut a job's tree into tasks: enough to balance the load, few enough for the scheduler to be idle.
+
+    It looks at the ranges alone; as any cut gives the same bits, it could look at anything.
+
+    Parameters
+    ----------
+    job : Job
+        With its tree.
+    max_ranges_per_task : int or None
+        The user's own cut.
+    """
+    if max_ranges_per_task is not None:
+        return job.tree.cut([1.0] * len(job.ranges), max_ranges_per_task)
+    weights = [
+        SECONDS_PER_RANGE + SECONDS_PER_ENTRY * entry_range.num_entries
+        for entry_range in job.ranges
+    ]
+    return job.tree.cut(weights, max(MIN_TASK_SECONDS, sum(weights) / MAX_TASKS))
+
+
+def check_options(
+    owner: str,
+    given: Mapping[str, Any],
+    known: Sequence[str],
+    *,
+    ignored: Mapping[str, str],
+    refused: Mapping[str, str],
+) -> None:
+    """Check keyword arguments that a class does not have: coffea's are explained, for others the nearest is named.
+
+    Parameters
+    ----------
+    owner : str
+        Name of the class.
+    given : mapping
+        The arguments that are left over.
+    known : sequence of str
+        The arguments that there are.
+    ignored, refused : mapping of str to str
+        coffea's arguments that make no difference here, and those whose effect would be missed, each with what to do.
+
+    Raises
+    ------
+    OptionError
+        For the first argument that isn't ignored.
+    """
+    for name in given:
+        if name in ignored:
+            warnings.warn(
+                f"{owner} ignores coffea's option {name!r}: {ignored[name]}",
+                UserWarning,
+                stacklevel=3,
+            )
+        elif name in refused:
+            raise OptionError(f"{owner} has no option {name!r}: {refused[name]}")
+        else:
+            raise OptionError(f"{owner} has no option {name!r}{suggest(name, known)}")
+
+
+class Interrupts:
+    """Counts Ctrl-C: after the first a run ends what it has begun, after the second it ends at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupts]:
+    """Count Ctrl-C instead of raising, as long as the context is open; outside the main thread nothing changes."""
+    interrupts = Interrupts()
+    in_main = threading.current_thread() is threading.main_thread()
+    # a handler of the user's own (a debugger, a notebook's) stays
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, interrupts)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,101 @@
+"""Work in this process: for debugging, small jobs, and as the reference that every other executor must equal."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hepdask.executors import Executor, Interrupts, Job, Outcome, check_options, interruptible
+from hepdask.metrics import host_name
+from hepdask.task import process_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hepdask.failures import Failure
+    from hepdask.progress import Progress
+
+__all__ = ["LocalExecutor"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class LocalExecutor(Executor):
+    """Runs everything in this process, in dataset order, and pickles nothing that is run.
+
+    An exception in the processor ends the run where it happened, so that ``%debug``, ``pdb.pm()`` and breakpoints show
+    the user's own frames.
+
+    Parameters
+    ----------
+    status : bool
+        False: no progress display, whatever the `Runner` says (coffea's word).
+
+    Raises
+    ------
+    OptionError
+        For an unknown option.
+    """
+
+    def __init__(self, *, status: bool = True, **unknown: Any) -> None:
+        ignored = dict.fromkeys(
+            ("desc", "unit", "function_name"), "the progress display names its own stages"
+        )
+        ignored["compression"] = "nothing is sent anywhere"
+        check_options("LocalExecutor", unknown, ["status"], ignored=ignored, refused={})
+        self.shows_progress = status
+
+    def map(
+        self,
+        function: Callable[[Sequence[T]], list[R]],
+        items: Sequence[T],
+        *,
+        name: str,  # noqa: ARG002  # of tasks, and there are none here
+        advance: Callable[[list[R]], None],
+    ) -> list[R | BaseException]:
+        """Apply a function to the items, one after the other; see `Executor.map`."""
+        results: list[R | BaseException] = []
+        for item in items:
+            batch = function([item])
+            advance(batch)
+            results.extend(batch)
+        return results
+
+    def reduce(self, job: Job, progress: Progress) -> Outcome:
+        """Process a job here; see `Executor.reduce`."""
+        started = time.perf_counter()
+        with interruptible() as interrupts:
+            monitor = _LocalMonitor(progress, interrupts)
+            progress.start("processing", job.num_entries, "events")
+            root = process_node(job.ranges, job.work, monitor)
+            progress.finish("processing")
+        return Outcome(
+            root, monitor.stopped_by, num_tasks=1, run_seconds=time.perf_counter() - started
+        )
+
+
+class _LocalMonitor:
+    """Passes on to the progress display what the one task does."""
+
+    def __init__(self, progress: Progress, interrupts: Interrupts) -> None:
+        self.worker = f"{host_name()}, process {os.getpid()}"
+        self.stopped_by = ""
+        self._progress = progress
+        self._interrupts = interrupts
+
+    def is_stopped(self) -> bool:
+        if self._interrupts.count and not self.stopped_by:
+            self.stopped_by = "interrupted"
+        return bool(self.stopped_by)
+
+    def interrupt(self) -> None:
+        self.stopped_by = "interrupted"
+
+    def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
+        if failure is not None and not failure.is_skipped:
+            self.stopped_by = self.stopped_by or str(failure)
+        self._progress.advance(
+            "processing", num_entries, num_bytes=num_bytes, num_failures=0 if failure is None else 1
+        )

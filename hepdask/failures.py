@@ -1,0 +1,256 @@
+"""What could not be processed, as data."""
+
+from __future__ import annotations
+
+import traceback as tracebacks
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from hepdask.errors import AccumulatorError, FileReadError, MissingDependencyError, ProcessorError
+from hepdask.tables import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from hepdask.fileset import InputFile
+
+__all__ = ["Failure", "FailureKind", "Failures", "build_failure", "exception_chain", "is_skippable"]
+
+#: transient: may work next time (timeout, connection); input: the file is bad; user: the processor's code;
+#: resources: memory, a worker that died; setup: the worker lacks something, or hepdask itself erred
+FailureKind = Literal["transient", "input", "user", "resources", "setup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One range, or one file that could not be inspected, and why.
+
+    Attributes
+    ----------
+    dataset, file_path, treename : str
+        Where; `file_path` is the logical name, the first of the replicas.
+    entry_start, entry_stop : int or None
+        The half-open range; None where the file could not be inspected, so that its entries are not known.
+    kind : str
+        Class of the failure: "transient", "input", "user", "resources" or "setup".
+    exception_type : str
+        Qualified name of the class of the exception.
+    message, traceback : str
+        Its text, and where it came from on the worker.
+    worker : str
+        Address or host and process that it happened on.
+    replica : str
+        The URL that was read, if one was opened.
+    attempts : int
+        How often it was tried.
+    is_skipped : bool
+        True if `skipbadfiles` allows it.
+    exception : Exception or None
+        The exception itself, as long as the failure stays in its process; it is not pickled.
+    """
+
+    dataset: str
+    file_path: str
+    treename: str
+    entry_start: int | None
+    entry_stop: int | None
+    kind: FailureKind
+    exception_type: str
+    message: str
+    traceback: str = ""
+    worker: str = ""
+    replica: str = ""
+    attempts: int = 1
+    is_skipped: bool = False
+    exception: BaseException | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def num_entries(self) -> int:
+        """Entries that are missing; zero where they are not known."""
+        return (
+            0
+            if self.entry_start is None or self.entry_stop is None
+            else self.entry_stop - self.entry_start
+        )
+
+    @property
+    def where(self) -> str:
+        """The place, in words."""
+        what = (
+            "all entries"
+            if self.entry_start is None
+            else f"entries {self.entry_start} to {self.entry_stop}"
+        )
+        return f"{what} of {self.treename!r} in {self.file_path} (dataset {self.dataset!r})"
+
+    def __str__(self) -> str:
+        worker = f" on {self.worker}" if self.worker else ""
+        return f"{self.where}{worker}: {self.exception_type}: {self.message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = [getattr(self, name) for name in self.__slots__ if name != "exception"]
+        return type(self), tuple(values)
+
+
+class Failures(Sequence[Failure]):
+    """The failures of a run, in dataset order.
+
+    Parameters
+    ----------
+    failures : iterable of Failure
+    """
+
+    def __init__(self, failures: Iterable[Failure] = ()) -> None:
+        self._failures = tuple(failures)
+
+    @overload
+    def __getitem__(self, index: int) -> Failure: ...
+    @overload
+    def __getitem__(self, index: slice) -> Failures: ...
+    def __getitem__(self, index: int | slice) -> Failure | Failures:
+        return (
+            Failures(self._failures[index]) if isinstance(index, slice) else self._failures[index]
+        )
+
+    def __len__(self) -> int:
+        return len(self._failures)
+
+    def __iter__(self) -> Iterator[Failure]:
+        return iter(self._failures)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} failures>\n{self.to_table()}" if self else "<no failures>"
+
+    def _repr_html_(self) -> str:
+        return self.to_table()._repr_html_() if self else "<p>no failures</p>"
+
+    def to_table(self, max_rows: int = 20) -> Table:
+        """Return the first failures, one a row."""
+        shown = self._failures[:max_rows]
+        rows = [
+            (
+                failure.dataset,
+                failure.file_path,
+                "all"
+                if failure.entry_start is None
+                else f"{failure.entry_start} to {failure.entry_stop}",
+                failure.kind,
+                f"{failure.exception_type}: {_first_line(failure.message)}",
+                failure.worker,
+            )
+            for failure in shown
+        ]
+        title = f"Failures: {len(self)}" + (
+            f", the first {max_rows}" if len(self) > max_rows else ""
+        )
+        return Table(title, ("dataset", "file", "entries", "kind", "error", "worker"), tuple(rows))
+
+    def to_fileset(self) -> dict[str, Any]:
+        """Return what failed as a fileset, the ranges as ``steps``, that any tool can run.
+
+        Returns
+        -------
+        dict
+            ``{dataset: {"files": {file_path: {"object_path", "steps"}}}}``; a file that could not be inspected has
+            no ``steps``: all of it is to be done. The user's metadata is not in it.
+        """
+        fileset: dict[str, Any] = {}
+        for failure in self:
+            files = fileset.setdefault(failure.dataset, {"files": {}})["files"]
+            entry = files.setdefault(failure.file_path, {"object_path": failure.treename})
+            if failure.entry_start is not None:
+                entry.setdefault("steps", []).append([failure.entry_start, failure.entry_stop])
+        return fileset
+
+
+def exception_chain(exception: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from, the innermost last."""
+    current: BaseException | None = exception
+    seen: set[int] = set()
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def is_skippable(exception: BaseException, skipped: tuple[type[BaseException], ...]) -> bool:
+    """Return whether an exception, or what it was raised from, is of a class that the user lets pass."""
+    return any(isinstance(one, skipped) for one in exception_chain(exception))
+
+
+def build_failure(
+    exception: BaseException,
+    file: InputFile,
+    bounds: tuple[int, int] | None,
+    *,
+    worker: str = "",
+    replica: str = "",
+    skipped: tuple[type[BaseException], ...] = (),
+) -> Failure:
+    """Make the record of an exception.
+
+    Parameters
+    ----------
+    exception : BaseException
+        As it was caught.
+    file : InputFile
+        Where.
+    bounds : (int, int) or None
+        The half-open range; None if the file could not be inspected.
+    worker, replica : str
+        On what, from where.
+    skipped : tuple of exception types
+        What `skipbadfiles` lets pass.
+    """
+    # a ProcessorError wraps what the user's code raised: that is what the user wants to see
+    shown = (
+        exception.__cause__
+        if type(exception) is ProcessorError and exception.__cause__
+        else exception
+    )
+    return Failure(
+        dataset=file.dataset,
+        file_path=file.file_path,
+        treename=file.treename,
+        entry_start=bounds[0] if bounds else None,
+        entry_stop=bounds[1] if bounds else None,
+        kind=classify(exception),
+        exception_type=_qualified_name(type(shown)),
+        message=str(shown),
+        traceback="".join(tracebacks.format_exception(exception)),
+        worker=worker,
+        replica=replica,
+        is_skipped=is_skippable(exception, skipped),
+        exception=exception,
+    )
+
+
+def classify(exception: BaseException) -> FailureKind:
+    """Return the class of a failure, by the exceptions in its chain."""
+    chain = list(exception_chain(exception))
+    if any(isinstance(one, MemoryError) for one in chain):
+        return "resources"
+    if any(isinstance(one, MissingDependencyError) for one in chain):
+        return "setup"
+    if any(isinstance(one, FileReadError) for one in chain):
+        return (
+            "transient"
+            if any(isinstance(one, TimeoutError | ConnectionError) for one in chain)
+            else "input"
+        )
+    if any(isinstance(one, ProcessorError | AccumulatorError) for one in chain):
+        return "user"
+    return "setup"
+
+
+def _qualified_name(kind: type) -> str:
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0]

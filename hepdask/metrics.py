@@ -1,0 +1,325 @@
+"""What a run cost: timers and counters of a range, of a file, of a run.
+
+Everything is measured around the calls, on the worker, and merged beside the results. `Counters` says what is in each
+figure and what isn't; `RunMetrics` gives the rates that people quote.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from hepdask.tables import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Counters", "PartialMetrics", "RunMetrics", "count_peak_memory", "host_name"]
+
+FileKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Additive costs of some ranges.
+
+    Attributes
+    ----------
+    num_ranges : int
+        Ranges that went through the processor, failed ones included.
+    num_entries : int
+        Entries of the ranges that were processed without a failure.
+    num_opens : int
+        Times that a file was opened; a kept file that is used again is not counted.
+    open_seconds : float
+        Wall time of opening files and finding trees, over the network and in CPU; zero for kept files.
+    form_seconds : float
+        Wall time of building the layout that the processor sees: awkward form, schema, the lazy events.
+    read_seconds : float
+        Wall time of reading branches: waiting for the bytes, decompressing, interpreting. With lazy events most of it
+        happens inside `process`; it is counted here and not there.
+    process_seconds : float
+        Wall time of the user's `process`, without `read_seconds`.
+    merge_seconds : float
+        Wall time of adding accumulators.
+    wall_seconds : float
+        Wall time of the ranges on their workers, from open to the end of `process`: open + form + read + process and
+        the little between them.
+    cpu_seconds : float
+        CPU time of the thread that did this work. Other threads, of a numba ``parallel=True`` say, are not in it.
+    num_requested_bytes : int
+        Bytes that were asked for from files or servers, headers and streamers included (coffea's ``bytesread``).
+    num_compressed_bytes : int
+        Bytes on disk of the baskets or pages of the branches that were read. A basket on the edge of two ranges counts in both.
+    num_uncompressed_bytes : int
+        Bytes in memory of the arrays of these branches, before the processor makes new ones.
+    """
+
+    num_ranges: int = 0
+    num_entries: int = 0
+    num_opens: int = 0
+    open_seconds: float = 0.0
+    form_seconds: float = 0.0
+    read_seconds: float = 0.0
+    process_seconds: float = 0.0
+    merge_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    num_requested_bytes: int = 0
+    num_compressed_bytes: int = 0
+    num_uncompressed_bytes: int = 0
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(*(getattr(self, name) + getattr(other, name) for name in _COUNTER_NAMES))
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the counters by name."""
+        return {name: getattr(self, name) for name in _COUNTER_NAMES}
+
+
+_COUNTER_NAMES = tuple(one.name for one in fields(Counters))
+
+
+@dataclass(frozen=True, slots=True)
+class PartialMetrics:
+    """The costs of a node of the tree.
+
+    Attributes
+    ----------
+    files : mapping of (dataset, file_path) to Counters
+        For each file that the node touched.
+    hosts : mapping of str to Counters
+        For each worker host.
+    peak_memory_bytes : mapping of str to int
+        For each worker host, the largest resident size that a worker process ever had (not in this run alone: the
+        operating system keeps no such figure).
+    columns : frozenset of str
+        Branches that were read.
+    first_start : float or None
+        When the first range started: seconds since the epoch, by the clock of its worker.
+    """
+
+    files: Mapping[FileKey, Counters] = field(default_factory=dict)
+    hosts: Mapping[str, Counters] = field(default_factory=dict)
+    peak_memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    columns: frozenset[str] = frozenset()
+    first_start: float | None = None
+
+    def __add__(self, other: PartialMetrics) -> PartialMetrics:
+        starts = [start for start in (self.first_start, other.first_start) if start is not None]
+        peaks = dict(self.peak_memory_bytes)
+        for host, peak in other.peak_memory_bytes.items():
+            peaks[host] = max(peak, peaks.get(host, 0))
+        return PartialMetrics(
+            files=_add_counters(self.files, other.files),
+            hosts=_add_counters(self.hosts, other.hosts),
+            peak_memory_bytes=peaks,
+            columns=self.columns | other.columns,
+            first_start=min(starts, default=None),
+        )
+
+
+def _add_counters(
+    left: Mapping[Any, Counters], right: Mapping[Any, Counters]
+) -> dict[Any, Counters]:
+    merged = dict(left)
+    for key, counters in right.items():
+        merged[key] = merged[key] + counters if key in merged else counters
+    return merged
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """What a whole run cost.
+
+    Attributes
+    ----------
+    partial : PartialMetrics
+        The sums over all ranges, by file and by host.
+    num_tasks, num_merges : int
+        Tasks that processed ranges, and tasks that merged results of others.
+    inspect_seconds : float
+        Wall time of reading what is to be known of the files before they are split; near zero if it was cached.
+    run_seconds : float
+        Wall time from the submission of the first task to the last result, here at the client.
+    queue_seconds : float
+        From the submission to the start of the first range on a worker: waiting for workers, and for the scheduler.
+        It compares two clocks if the worker is another machine.
+    transfer_seconds : float
+        Time that workers spent on fetching results of others to merge them, as the scheduler recorded it, summed.
+    merge_seconds : float
+        Wall time of adding accumulators, on workers and here, summed.
+    """
+
+    partial: PartialMetrics
+    num_tasks: int = 0
+    num_merges: int = 0
+    inspect_seconds: float = 0.0
+    run_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    transfer_seconds: float = 0.0
+
+    @property
+    def total(self) -> Counters:
+        """Sum over all files."""
+        return sum(self.partial.hosts.values(), Counters())
+
+    @property
+    def datasets(self) -> dict[str, Counters]:
+        """Sums over the files of each dataset."""
+        sums: dict[str, Counters] = {}
+        for (dataset, _), counters in self.partial.files.items():
+            sums[dataset] = sums.get(dataset, Counters()) + counters
+        return sums
+
+    @property
+    def files(self) -> Mapping[FileKey, Counters]:
+        """For each ``(dataset, file_path)``."""
+        return self.partial.files
+
+    @property
+    def hosts(self) -> Mapping[str, Counters]:
+        """For each worker host."""
+        return self.partial.hosts
+
+    @property
+    def merge_seconds(self) -> float:
+        """Wall time of adding accumulators, summed over all workers."""
+        return self.total.merge_seconds
+
+    @property
+    def event_rate_khz(self) -> float:
+        """Thousand entries processed per second of `run_seconds`: what the user waited for, queue included."""
+        return _ratio(self.total.num_entries / 1e3, self.run_seconds)
+
+    @property
+    def event_rate_khz_per_core(self) -> float:
+        """Thousand entries processed per second that a worker thread was busy with ranges."""
+        return _ratio(self.total.num_entries / 1e3, self.total.wall_seconds)
+
+    @property
+    def data_rate_gbps(self) -> float:
+        """Requested bytes per second of `run_seconds`, in 1e9 bit/s."""
+        return _ratio(self.total.num_requested_bytes * 8 / 1e9, self.run_seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in one dictionary, coffea's keys first.
+
+        Returns
+        -------
+        dict
+            coffea's ``bytesread`` (requested bytes), ``columns`` (branches read, sorted), ``entries``, ``processtime``
+            (seconds in `process`, lazy reading included, summed over workers) and ``chunks`` (ranges); then the
+            attributes of this class and of `Counters` under their own names; ``datasets``, ``files`` (by dataset, then
+            file) and ``hosts`` with the counters of each, hosts with ``peak_memory_bytes``.
+        """
+        total = self.total
+        files: dict[str, dict[str, dict[str, float]]] = {}
+        for (dataset, file_path), counters in self.files.items():
+            files.setdefault(dataset, {})[file_path] = counters.to_dict()
+        return {
+            "bytesread": total.num_requested_bytes,
+            "columns": sorted(self.partial.columns),
+            "entries": total.num_entries,
+            "processtime": total.process_seconds + total.read_seconds,
+            "chunks": total.num_ranges,
+            **total.to_dict(),
+            "num_tasks": self.num_tasks,
+            "num_merges": self.num_merges,
+            "inspect_seconds": self.inspect_seconds,
+            "run_seconds": self.run_seconds,
+            "queue_seconds": self.queue_seconds,
+            "transfer_seconds": self.transfer_seconds,
+            "peak_memory_bytes": max(self.partial.peak_memory_bytes.values(), default=0),
+            "event_rate_khz": self.event_rate_khz,
+            "event_rate_khz_per_core": self.event_rate_khz_per_core,
+            "data_rate_gbps": self.data_rate_gbps,
+            "datasets": {name: counters.to_dict() for name, counters in self.datasets.items()},
+            "files": files,
+            "hosts": {
+                host: {
+                    **counters.to_dict(),
+                    "peak_memory_bytes": self.partial.peak_memory_bytes.get(host, 0),
+                }
+                for host, counters in self.hosts.items()
+            },
+        }
+
+    def to_table(self) -> Table:
+        """Return the figures that one looks at first."""
+        total = self.total
+        busy = total.wall_seconds
+        rows = [
+            (
+                "run",
+                f"{self.run_seconds:.2f} s",
+                f"after {self.inspect_seconds:.2f} s of inspecting files",
+            ),
+            (
+                "events",
+                f"{total.num_entries:,}",
+                f"in {total.num_ranges:,} ranges, {self.num_tasks:,} tasks",
+            ),
+            (
+                "event rate",
+                f"{self.event_rate_khz:.1f} kHz",
+                f"{self.event_rate_khz_per_core:.1f} kHz per busy core",
+            ),
+            (
+                "data rate",
+                f"{self.data_rate_gbps:.3f} Gbps",
+                f"{total.num_requested_bytes / 1e6:.1f} MB requested",
+            ),
+            (
+                "branches",
+                f"{len(self.partial.columns)}",
+                f"{total.num_uncompressed_bytes / 1e6:.1f} MB in memory",
+            ),
+            *(
+                _share(name, getattr(total, f"{name}_seconds"), busy)
+                for name in ("open", "form", "read", "process")
+            ),
+            ("merge", f"{total.merge_seconds:.2f} s", f"transfer {self.transfer_seconds:.2f} s"),
+            (
+                "CPU",
+                f"{total.cpu_seconds:.2f} s",
+                f"{100 * _ratio(total.cpu_seconds, busy):.0f}% of busy time",
+            ),
+            ("queue", f"{self.queue_seconds:.2f} s", "from submission to the first range"),
+            (
+                "peak memory",
+                f"{max(self.partial.peak_memory_bytes.values(), default=0) / 1e6:.0f} MB",
+                f"largest worker process, {len(self.hosts)} host(s)",
+            ),
+        ]
+        return Table("Metrics", ("what", "figure", "of which"), tuple(rows))
+
+    def _repr_html_(self) -> str:
+        return self.to_table()._repr_html_()
+
+
+def _share(name: str, seconds: float, busy_seconds: float) -> tuple[str, str, str]:
+    return name, f"{seconds:.2f} s", f"{100 * _ratio(seconds, busy_seconds):.0f}% of busy time"
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator > 0 else 0.0
+
+
+def host_name() -> str:
+    """Return the name of this machine."""
+    return socket.gethostname()
+
+
+def count_peak_memory() -> int:
+    """Return the largest resident size that this process ever had, in bytes."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (
+        peak if sys.platform == "darwin" else peak * 1024
+    )  # getrusage(2): kilobytes on Linux, bytes on macOS

@@ -1,0 +1,323 @@
+"""What a run will do: files, facts, ranges; before anything is processed."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hepdask.columns import count_bytes_per_entry, trace_columns
+from hepdask.discovery import expand_globs
+from hepdask.failures import Failure, build_failure
+from hepdask.fileset import load_fileset
+from hepdask.metadata import FileMetadata
+from hepdask.ranges import EntryRange, limit_ranges, split_file
+from hepdask.tables import Table
+from hepdask.task import inspect_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from hepdask.executors import Executor
+    from hepdask.fileset import Fileset, InputFile
+    from hepdask.metadata import MetadataCache
+    from hepdask.opening import ReadOptions
+    from hepdask.progress import Progress
+    from hepdask.ranges import SplitOptions
+    from hepdask.task import Work
+
+__all__ = ["Limits", "Plan", "Planner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a fileset is processed.
+
+    Attributes
+    ----------
+    max_files : int or None
+        Files of each dataset, at most; the first ones.
+    max_ranges : int or None
+        Ranges of each dataset, at most; the first ones (coffea's ``maxchunks``).
+    """
+
+    max_files: int | None = None
+    max_ranges: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ranges of a run, in dataset order, and what could not be planned.
+
+    Attributes
+    ----------
+    files : tuple of InputFile
+        All files that are asked for, with `num_entries` and `uuid` where they are known.
+    ranges : tuple of EntryRange
+        The leaves of the tree.
+    failures : tuple of Failure
+        Files that could not be inspected.
+    columns : frozenset of str
+        Branches that the processor was seen to touch; empty if that wasn't looked for.
+    num_bytes : int or None
+        Uncompressed bytes of these branches in all ranges; None if that is not known.
+    num_inspected : int
+        Files that were opened to know their entries; the others were known from the fileset or the cache.
+    """
+
+    files: tuple[InputFile, ...]
+    ranges: tuple[EntryRange, ...]
+    failures: tuple[Failure, ...] = ()
+    columns: frozenset[str] = frozenset()
+    num_bytes: int | None = None
+    num_inspected: int = 0
+
+    @property
+    def num_entries(self) -> int:
+        """Number of entries of all ranges."""
+        return sum(one.num_entries for one in self.ranges)
+
+    def to_table(self) -> Table:
+        """Return one row for each dataset, and their sum."""
+        files: dict[str, int] = defaultdict(int)
+        sizes: dict[str, list[int]] = defaultdict(list)
+        for file in self.files:
+            files[file.dataset] += 1
+        for one in self.ranges:
+            sizes[one.file.dataset].append(one.num_entries)
+        rows = [_row(dataset, count, sizes[dataset]) for dataset, count in files.items()]
+        if len(rows) > 1:
+            rows.append(_row("all", len(self.files), [one.num_entries for one in self.ranges]))
+        headers = ("dataset", "files", "events", "ranges", "smallest", "largest")
+        return Table("Plan", headers, tuple(rows))
+
+    def __repr__(self) -> str:
+        return str(self.to_table())
+
+    def _repr_html_(self) -> str:
+        return self.to_table()._repr_html_()
+
+
+def _row(dataset: str, num_files: int, sizes: list[int]) -> tuple[str, ...]:
+    figures = (num_files, sum(sizes), len(sizes), min(sizes, default=0), max(sizes, default=0))
+    return (dataset, *(f"{figure:,}" for figure in figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Makes a plan from what the user wrote.
+
+    Attributes
+    ----------
+    executor : Executor
+        Inspects the files.
+    options : ReadOptions
+        How files are opened.
+    split : SplitOptions
+        How they are split.
+    limits : Limits
+        How much of them is taken.
+    cache : MetadataCache or None
+        Where facts about files are kept.
+    progress : Progress
+        Shows the inspection.
+    """
+
+    executor: Executor
+    options: ReadOptions
+    split: SplitOptions
+    limits: Limits
+    cache: MetadataCache | None
+    progress: Progress
+
+    def load(self, source: object, treename: str | None) -> Fileset:
+        """Load a fileset of any dialect, expand its globs, take the files that are wanted.
+
+        Raises
+        ------
+        FilesetError
+            If something is wrong in it.
+        """
+        fileset = expand_globs(load_fileset(source, treename))  # type: ignore[arg-type]  # it checks the type
+        return fileset.limit(self.limits.max_files)
+
+    def plan(self, files: Sequence[InputFile], work: Work | None, *, skips: bool) -> Plan:
+        """Inspect files as far as that is needed, and split them.
+
+        Parameters
+        ----------
+        files : sequence of InputFile
+            In dataset order.
+        work : Work or None
+            To find out which branches are in use, for the automatic size of ranges.
+        skips : bool
+            True if bad files are skipped: then the limit on ranges says nothing about how many files are needed.
+        """
+        wanted = files if skips else _first_files(files, self.limits.max_ranges)
+        facts, failures, num_inspected = self._inspect(
+            [file for file in wanted if not _is_known(file)]
+        )
+        known = [_with_facts(file, facts.get(_key(file))) for file in wanted]
+        sizes, columns = self._trace(known, facts, work)
+        ranges = limit_ranges(self._split(known, facts, sizes), self.limits.max_ranges)
+        self._warn_oversized(ranges)
+        if self.limits.max_ranges is not None:
+            reached = {_dataset_key(one.file) for one in ranges} | {
+                (one.dataset, one.file_path) for one in failures
+            }
+            known = [file for file in known if _dataset_key(file) in reached]
+        return Plan(
+            tuple(known),
+            tuple(ranges),
+            tuple(failures),
+            columns,
+            _count_bytes(ranges, facts, sizes),
+            num_inspected,
+        )
+
+    def _inspect(
+        self, files: list[InputFile]
+    ) -> tuple[dict[tuple[str, str], FileMetadata], list[Failure], int]:
+        facts = dict(self.cache.lookup(files)) if self.cache is not None and files else {}
+        # a file in two datasets is opened once
+        missing = list({_key(file): file for file in files if _key(file) not in facts}.values())
+        failures: list[Failure] = []
+        if missing:
+            results = self._inspect_now(missing)
+            failed = {
+                _key(file): one
+                for file, one in zip(missing, results, strict=True)
+                if isinstance(one, Failure)
+            }
+            failures = [
+                replace(failed[_key(file)], dataset=file.dataset)
+                for file in files
+                if _key(file) in failed
+            ]
+            fresh = [one for one in results if isinstance(one, FileMetadata)]
+            facts.update({(one.file_path, one.treename): one for one in fresh})
+            if self.cache is not None:
+                self.cache.store(fresh)
+        return facts, failures, len(missing)
+
+    def _inspect_now(self, files: list[InputFile]) -> list[FileMetadata | Failure]:
+        self.progress.start("inspecting", len(files), "files")
+
+        def advance(batch: list[FileMetadata | Failure]) -> None:
+            num_failures = sum(isinstance(one, Failure) for one in batch)
+            self.progress.advance("inspecting", len(batch), num_failures=num_failures)
+
+        function = partial(inspect_files, options=self.options)
+        results = self.executor.map(function, files, name="inspect", advance=advance)
+        self.progress.finish("inspecting")
+        return [
+            build_failure(one, file, None) if isinstance(one, BaseException) else one
+            for file, one in zip(files, results, strict=True)
+        ]
+
+    def _trace(
+        self,
+        files: list[InputFile],
+        facts: Mapping[tuple[str, str], FileMetadata],
+        work: Work | None,
+    ) -> tuple[dict[tuple[str, ...], float | None], frozenset[str]]:
+        """Find, for each layout, the bytes per entry of the branches in use, in its first file with entries."""
+        if work is None or self.split.chunksize is not None:
+            return {}, frozenset()
+        firsts: dict[tuple[str, ...], InputFile] = {}
+        for file in files:
+            fact = facts.get(_key(file))
+            if fact is not None and fact.num_entries and file.steps is None:
+                firsts.setdefault(_layout(fact), file)
+        ranges = [EntryRange(file, 0, file.num_entries or 0) for file in firsts.values()]
+        if not ranges:
+            return {}, frozenset()
+        traced = self.executor.map(
+            partial(trace_columns, work=work), ranges, name="trace", advance=lambda _: None
+        )
+        sizes: dict[tuple[str, ...], float | None] = {}
+        columns: set[str] = set()
+        for (layout, file), found in zip(firsts.items(), traced, strict=True):
+            touched = (
+                frozenset() if isinstance(found, BaseException) else found | frozenset(file.preload)
+            )
+            columns |= touched
+            sizes[layout] = count_bytes_per_entry(facts[_key(file)], touched)
+        return sizes, frozenset(columns)
+
+    def _split(
+        self,
+        files: Iterable[InputFile],
+        facts: Mapping[tuple[str, str], FileMetadata],
+        sizes: Mapping[tuple[str, ...], float | None],
+    ) -> Iterable[EntryRange]:
+        for file in files:
+            fact = facts.get(_key(file))
+            if fact is None and not _is_known(file):
+                continue  # it could not be inspected
+            bytes_per_entry = sizes.get(_layout(fact)) if fact is not None else None
+            yield from split_file(file, fact, self.split, bytes_per_entry=bytes_per_entry)
+
+    def _warn_oversized(self, ranges: Iterable[EntryRange]) -> None:
+        size = self.split.chunksize
+        if size is None or not self.split.align_clusters:
+            return
+        oversized = [one for one in ranges if one.num_entries > size]
+        if oversized:
+            largest = max(oversized, key=lambda one: one.num_entries)
+            warnings.warn(
+                f"{len(oversized)} ranges are larger than chunksize={size}, as align_clusters=True keeps clusters whole; "
+                f"the largest is {largest}",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def _count_bytes(
+    ranges: Iterable[EntryRange],
+    facts: Mapping[tuple[str, str], FileMetadata],
+    sizes: Mapping[tuple[str, ...], float | None],
+) -> int | None:
+    total = 0.0
+    for one in ranges:
+        fact = facts.get(_key(one.file))
+        bytes_per_entry = sizes.get(_layout(fact)) if fact is not None else None
+        if bytes_per_entry is None and one.num_entries:
+            return None
+        total += (bytes_per_entry or 0.0) * one.num_entries
+    return int(total)
+
+
+def _key(file: InputFile) -> tuple[str, str]:
+    return file.file_path, file.treename
+
+
+def _dataset_key(file: InputFile) -> tuple[str, str]:
+    return file.dataset, file.file_path
+
+
+def _layout(fact: FileMetadata) -> tuple[str, ...]:
+    return tuple(getattr(fact.branches, "names", ())) or tuple(one.name for one in fact.branches)
+
+
+def _is_known(file: InputFile) -> bool:
+    return file.num_entries is not None or file.steps is not None
+
+
+def _with_facts(file: InputFile, fact: FileMetadata | None) -> InputFile:
+    return file if fact is None else replace(file, num_entries=fact.num_entries, uuid=fact.uuid)
+
+
+def _first_files(files: Sequence[InputFile], max_files: int | None) -> Sequence[InputFile]:
+    """Take as many files of each dataset as can be needed for that many ranges: each has at least one."""
+    if max_files is None:
+        return files
+    counts: dict[str, int] = defaultdict(int)
+    first = []
+    for file in files:
+        counts[file.dataset] += 1
+        if counts[file.dataset] <= max_files:
+            first.append(file)
+    return first

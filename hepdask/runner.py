@@ -1,0 +1,480 @@
+"""The Runner: from a fileset and a processor to a result. The only room that knows all others.
+
+All options and their defaults are here.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from hepdask.completeness import build_completeness
+from hepdask.errors import FileReadError, OptionError, RunError
+from hepdask.executors import Executor, Job, Outcome, check_options
+from hepdask.failures import Failures
+from hepdask.metadata import MetadataCache
+from hepdask.metrics import RunMetrics
+from hepdask.opening import ReadOptions
+from hepdask.plan import Limits, Plan, Planner
+from hepdask.processor import ProcessorCopies, call_postprocess, find_process
+from hepdask.progress import choose_progress
+from hepdask.ranges import EntryRange, SplitOptions
+from hepdask.readers import build_reader
+from hepdask.result import RunResult
+from hepdask.task import PartialResult, Work, merge_results
+from hepdask.tree import arrange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from os import PathLike
+
+    from hepdask.failures import Failure
+    from hepdask.fileset import InputFile
+    from hepdask.progress import Progress
+
+__all__ = ["Runner"]
+
+_IGNORED = {"processor_compression": "the processor is shipped once"}
+_REFUSED = {
+    "checkpointer": "results are not checkpointed by chunk; RunResult.resume() goes on after a failure",
+    "cachestrategy": "open files are kept by themselves",
+    "use_result_type": "run.run(...) returns a RunResult, and RunError carries partial_result",
+    "pre_executor": "files are inspected on the executor that processes them",
+}
+
+
+class Runner:
+    """Runs a processor over a fileset, on an executor.
+
+    Parameters
+    ----------
+    executor : Executor
+        `DaskExecutor` or `LocalExecutor`.
+    schema : type, str or None
+        A schema class of `coffea.nanoevents`, or its name; None for plain awkward arrays.
+    chunksize : int or None
+        Maximum number of entries that one call of the processor sees. None: chosen for each file, from its clusters and the
+        bytes of the branches in use.
+    maxchunks : int or None
+        Ranges of each dataset that are processed, at most.
+    maxfiles : int or None
+        Files of each dataset that are processed, at most.
+    skipbadfiles : bool, exception type, or tuple of exception types
+        What is left out (and listed in `failures`) instead of ending the run: True stands for files that can't be read
+        (`FileReadError`).
+    xrootdtimeout : float or None
+        Limit in seconds for a request to a remote server.
+    align_clusters : bool or None
+        None: ranges end at cluster edges, but clusters larger than `chunksize` are cut. True: clusters are never cut.
+        False: files are cut evenly.
+    savemetrics : bool
+        True: calling the runner returns ``(output, metrics)``, as with coffea.
+    format : str
+        "root", for TTree and RNTuple.
+    uproot_options : mapping or None
+        Passed to `uproot.open`.
+    metadata_cache : MetadataCache, path, False or None
+        Where facts about files are kept between runs. None: the user's cache directory. False: nowhere.
+    progress : bool, str, Progress or None
+        None or "auto" shows it where there is somebody to look; False or "off" never; "rich", "jupyter", "plain".
+
+    Raises
+    ------
+    OptionError
+        If an option has a wrong name, type or value.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        schema: Any = "NanoAODSchema",
+        chunksize: int | None = None,
+        maxchunks: int | None = None,
+        maxfiles: int | None = None,
+        skipbadfiles: bool | type[BaseException] | tuple[type[BaseException], ...] = False,
+        xrootdtimeout: float | None = 60.0,
+        align_clusters: bool | None = None,
+        savemetrics: bool = False,
+        format: str = "root",  # coffea's word
+        uproot_options: Mapping[str, Any] | None = None,
+        metadata_cache: MetadataCache | str | PathLike[str] | bool | None = None,
+        progress: bool | str | Progress | None = None,
+        **unknown: Any,
+    ) -> None:
+        known = [name for name in self.__init__.__annotations__ if name != "unknown"]  # type: ignore[misc]
+        check_options("Runner", unknown, known, ignored=_IGNORED, refused=_REFUSED)
+        if not isinstance(executor, Executor):
+            raise OptionError(
+                f"executor is {type(executor).__name__}: give DaskExecutor(client=...) or LocalExecutor(), of hepdask"
+            )
+        if format != "root":
+            raise OptionError(f"format is {format!r}: hepdask reads 'root' (TTree and RNTuple)")
+        _check_limit("maxchunks", maxchunks)
+        _check_limit("maxfiles", maxfiles)
+        choose_progress(progress)  # a wrong word is an error now, and not in the middle of a run
+        self.executor = executor
+        self.savemetrics = savemetrics
+        self._schema = schema
+        self._skipped = _skipped_types(skipbadfiles)
+        self._split = SplitOptions(chunksize, align_clusters)
+        self._limits = Limits(maxfiles, maxchunks)
+        self._timeout_seconds = xrootdtimeout
+        self._uproot_options = dict(uproot_options or {})
+        self._cache = _open_cache(metadata_cache)
+        self._progress = progress
+
+    def __call__(
+        self,
+        fileset: Any,
+        *arguments: Any,
+        processor_instance: Any = None,
+        treename: str | None = None,
+        uproot_options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run a processor, and return what coffea's Runner returns.
+
+        Parameters
+        ----------
+        fileset, *arguments, processor_instance, treename, uproot_options
+            As for `run`.
+
+        Returns
+        -------
+        object or (object, dict)
+            The output; with ``savemetrics=True`` and the metrics. An awaitable of it with an asynchronous client.
+
+        Raises
+        ------
+        RunError
+            As for `run`.
+        """
+        result = self.run(
+            fileset,
+            *arguments,
+            processor_instance=processor_instance,
+            treename=treename,
+            uproot_options=uproot_options,
+        )
+        return (
+            self._in_coffea_shape_later(result)
+            if isinstance(result, Awaitable)
+            else self._in_coffea_shape(result)
+        )
+
+    def run(
+        self,
+        fileset: Any,
+        *arguments: Any,
+        processor_instance: Any = None,
+        treename: str | None = None,
+        uproot_options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run a processor over a fileset.
+
+        Parameters
+        ----------
+        fileset : mapping, path or Fileset
+            In any dialect, see `load_fileset`.
+        *arguments : str, processor
+            A tree name and a processor, in any order; both may be given by name instead.
+        processor_instance : object
+            Has ``process(events)``, and perhaps ``postprocess(accumulator)`` or ``postprocess(accumulator, completeness)``; or is a
+            callable of events.
+        treename : str or None
+            For files that the fileset gives none.
+        uproot_options : mapping or None
+            Passed to `uproot.open`, in addition to those of the runner.
+
+        Returns
+        -------
+        RunResult
+            An awaitable of it with an asynchronous client.
+
+        Raises
+        ------
+        FilesetError, OptionError
+            For a mistake in the arguments, before anything is sent out.
+        RunError
+            If something failed that isn't skipped, or the run was interrupted. Its `partial_result` has all that was
+            done.
+        """
+        processor, treename = _sort_arguments(arguments, processor_instance, treename)
+        find_process(processor)
+        options = ReadOptions(
+            self._timeout_seconds, {**self._uproot_options, **(uproot_options or {})}
+        )
+        work = Work(ProcessorCopies(processor), build_reader(self._schema, options), self._skipped)
+        return self.executor.dispatch(
+            lambda: _Run(self, processor, work, options).start(fileset, treename)
+        )
+
+    def plan(self, fileset: Any, processor: Any = None, *, treename: str | None = None) -> Plan:
+        """Say what a run would do: inspect files as far as needed, split them, process nothing.
+
+        Parameters
+        ----------
+        fileset : mapping, path or Fileset
+            In any dialect.
+        processor : object or None
+            To find the branches in use, which decide about the size of ranges; they are not looked for if the size is given.
+        treename : str or None
+            For files that the fileset gives none.
+        """
+        options = ReadOptions(self._timeout_seconds, self._uproot_options)
+        work = None
+        if processor is not None:
+            find_process(processor)
+            work = Work(
+                ProcessorCopies(processor), build_reader(self._schema, options), self._skipped
+            )
+        progress = self._choose_progress()
+        try:
+            planner = self._planner(options, progress)
+            return planner.plan(
+                planner.load(fileset, treename).files, work, skips=bool(self._skipped)
+            )
+        finally:
+            progress.close()
+
+    def _planner(self, options: ReadOptions, progress: Progress) -> Planner:
+        return Planner(self.executor, options, self._split, self._limits, self._cache, progress)
+
+    def _choose_progress(self) -> Progress:
+        return choose_progress(self._progress if self.executor.shows_progress else False)
+
+    def _in_coffea_shape(self, result: RunResult) -> Any:
+        return (result.output, result.metrics.to_dict()) if self.savemetrics else result.output
+
+    async def _in_coffea_shape_later(self, result: Awaitable[RunResult]) -> Any:
+        return self._in_coffea_shape(await result)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a run has come to: enough to go on."""
+
+    plan: Plan
+    partial: PartialResult
+    outcome: Outcome
+    inspect_seconds: float
+
+
+class _Run:
+    """One call of `Runner.run`, and what resumes it."""
+
+    def __init__(self, runner: Runner, processor: Any, work: Work, options: ReadOptions) -> None:
+        self._runner = runner
+        self._processor = processor
+        self._work = work
+        self._options = options
+
+    def start(self, fileset: Any, treename: str | None) -> RunResult:
+        progress = self._runner._choose_progress()
+        try:
+            planner = self._runner._planner(self._options, progress)
+            files = planner.load(fileset, treename).files
+            return self._process(planner, files, None, progress)
+        finally:
+            progress.close()
+
+    def _resume(self, before: _State) -> RunResult:
+        progress = self._runner._choose_progress()
+        try:
+            # the limits have been applied to what is left
+            planner = replace(self._runner._planner(self._options, progress), limits=Limits())
+            return self._process(planner, _missing_files(before), before, progress)
+        finally:
+            progress.close()
+
+    def _process(
+        self,
+        planner: Planner,
+        files: Iterable[InputFile],
+        before: _State | None,
+        progress: Progress,
+    ) -> RunResult:
+        started = time.perf_counter()
+        skips = bool(self._work.skipped)
+        plan = planner.plan(tuple(files), self._work, skips=skips)
+        inspect_seconds = time.perf_counter() - started
+        failures = tuple(replace(one, is_skipped=self._is_skipped(one)) for one in plan.failures)
+        plan = replace(plan, failures=failures)
+        bad = next((one for one in failures if not one.is_skipped), None)
+        if bad is not None or not plan.ranges:
+            outcome = Outcome(PartialResult(), stopped_by=str(bad) if bad else "")
+        else:
+            job = Job(_name(self._processor), plan.ranges, arrange(plan.ranges), self._work)
+            outcome = self._runner.executor.reduce(job, progress)
+        return self._conclude(_join(before, _State(plan, outcome.root, outcome, inspect_seconds)))
+
+    def _is_skipped(self, failure: Failure) -> bool:
+        from hepdask.failures import is_skippable
+
+        return failure.exception is not None and is_skippable(failure.exception, self._work.skipped)
+
+    def _conclude(self, state: _State) -> RunResult:
+        plan, partial, outcome = state.plan, state.partial, state.outcome
+        failures = Failures((*plan.failures, *partial.failures))
+        completeness = build_completeness(plan.files, plan.ranges, partial.processed, failures)
+        completeness.check()
+        self._forget_changed(failures)
+        metrics = RunMetrics(
+            partial.metrics,
+            num_tasks=outcome.num_tasks,
+            num_merges=outcome.num_merges,
+            inspect_seconds=state.inspect_seconds,
+            run_seconds=outcome.run_seconds,
+            queue_seconds=outcome.queue_seconds,
+            transfer_seconds=outcome.transfer_seconds,
+        )
+        accumulator = partial.accumulator
+        if not completeness.is_complete:
+            # postprocess may change it in place, and what is resumed goes on from here
+            accumulator = copy.deepcopy(accumulator)
+        result = RunResult(
+            call_postprocess(self._processor, accumulator, completeness),
+            metrics,
+            failures,
+            completeness,
+            outcome.stopped_by,
+            lambda: self._runner.executor.dispatch(lambda: self._resume(state)),
+        )
+        self._check_finished(result)
+        return result
+
+    def _check_finished(self, result: RunResult) -> None:
+        fatal = next((one for one in result.failures if not one.is_skipped), None)
+        missed = result.completeness.total.num_entries_not_reached
+        if fatal is None and not result.stopped_by and not missed:
+            return
+        total = result.completeness.total
+        text = (
+            f"{fatal or result.stopped_by or 'the executor did not reach all ranges'}\n"
+            f"{total.num_entries_processed:,} of {total.num_entries_requested:,} entries were processed: they are in "
+            "this error's partial_result (.output, .completeness, .failures), and partial_result.resume() goes on "
+            "from there"
+        )
+        if fatal is not None and fatal.kind in ("input", "transient"):
+            text += "; skipbadfiles=True leaves out, and lists, files that can't be read"
+        error = RunError(text, partial_result=result)
+        cause = fatal.exception if fatal is not None else None
+        if cause is None:
+            raise error
+        # a debugger then stands where it happened, in the user's frames
+        innermost = cause.__cause__ or cause
+        raise error.with_traceback(innermost.__traceback__) from cause
+
+    def _forget_changed(self, failures: Failures) -> None:
+        cache = self._runner._cache
+        for failure in failures:
+            if cache is not None and failure.exception_type.endswith("FileChangedError"):
+                cache.forget(failure.file_path, failure.treename)
+
+
+def _join(before: _State | None, now: _State) -> _State:
+    """Put what was resumed behind what was there."""
+    if before is None:
+        return now
+    files = {(one.dataset, one.file_path): one for one in before.plan.files}
+    files.update({(one.dataset, one.file_path): replace(one, steps=None) for one in now.plan.files})
+    plan = replace(
+        now.plan,
+        files=tuple(files.values()),
+        ranges=_unite_ranges(before.plan.ranges, now.plan.ranges),
+    )
+    partial = replace(before.partial, failures=())
+    outcome = replace(now.outcome, run_seconds=before.outcome.run_seconds + now.outcome.run_seconds)
+    return _State(
+        plan,
+        merge_results(partial, now.partial),
+        outcome,
+        before.inspect_seconds + now.inspect_seconds,
+    )
+
+
+def _unite_ranges(
+    before: tuple[EntryRange, ...], now: tuple[EntryRange, ...]
+) -> tuple[EntryRange, ...]:
+    """Add the ranges of files that could be inspected only now; the others were asked for before."""
+    known = {(one.file.dataset, one.file.file_path) for one in before}
+    return before + tuple(one for one in now if (one.file.dataset, one.file.file_path) not in known)
+
+
+def _missing_files(state: _State) -> list[InputFile]:
+    """Return the files of which something is missing, with what is missing as their steps."""
+    done: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for span in state.partial.processed:
+        done.setdefault((span.dataset, span.file_path), []).append(
+            (span.entry_start, span.entry_stop)
+        )
+    steps: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for one in state.plan.ranges:
+        key = (one.file.dataset, one.file.file_path)
+        covered = any(
+            start <= one.entry_start and one.entry_stop <= stop for start, stop in done.get(key, ())
+        )
+        if not covered:
+            steps.setdefault(key, []).append((one.entry_start, one.entry_stop))
+    planned = {(one.file.dataset, one.file.file_path) for one in state.plan.ranges}
+    missing = []
+    for file in state.plan.files:
+        key = (file.dataset, file.file_path)
+        if key in steps:
+            missing.append(replace(file, steps=tuple(steps[key])))
+        elif key not in planned:
+            missing.append(file)
+    return missing
+
+
+def _sort_arguments(
+    arguments: tuple[Any, ...], processor: Any, treename: str | None
+) -> tuple[Any, str | None]:
+    """Tell a tree name from a processor: coffea has changed their order over the years."""
+    for argument in arguments:
+        if isinstance(argument, str) and treename is None:
+            treename = argument
+        elif argument is None and treename is None:
+            continue  # run(fileset, None, processor): the fileset names the trees
+        elif processor is None:
+            processor = argument
+        else:
+            raise OptionError(
+                f"unexpected argument {argument!r}: call run(fileset, 'Events', processor_instance=processor), "
+                "run(fileset, processor, treename='Events') or run(fileset, processor)"
+            )
+    if processor is None:
+        raise OptionError("no processor: call run(fileset, 'Events', processor_instance=processor)")
+    return processor, treename
+
+
+def _skipped_types(skipbadfiles: Any) -> tuple[type[BaseException], ...]:
+    if skipbadfiles is True:
+        return (FileReadError,)
+    types = (
+        skipbadfiles if isinstance(skipbadfiles, tuple) else (skipbadfiles,) if skipbadfiles else ()
+    )
+    for one in types:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise OptionError(f"skipbadfiles has {one!r}: give True, False, or types of exceptions")
+    return types
+
+
+def _open_cache(chosen: Any) -> MetadataCache | None:
+    if chosen is False:
+        return None
+    if chosen is None or chosen is True:
+        return MetadataCache()
+    return chosen if isinstance(chosen, MetadataCache) else MetadataCache(chosen)
+
+
+def _check_limit(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise OptionError(f"{name} is {value!r}: give a positive number, or None for no limit")
+
+
+def _name(processor: Any) -> str:
+    return getattr(processor, "__name__", type(processor).__name__)

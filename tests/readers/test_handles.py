@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import uproot
+
+from hepdask.errors import FileReadError, OptionError
+from hepdask.fileset import InputFile
+from hepdask.opening import ReadOptions
+from hepdask.readers.handles import KeepOptions, close_all, configure, count_kept, lease
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.servers import XrdServer
+
+OPTIONS = ReadOptions()
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    close_all()
+    yield
+    defaults = KeepOptions()
+    configure(
+        max_kept=defaults.max_kept,
+        max_idle_seconds=defaults.max_idle_seconds,
+        max_remote_age_seconds=defaults.max_remote_age_seconds,
+    )
+    close_all()
+
+
+def input_file(url: Path | str) -> InputFile:
+    return InputFile("dy", str(url), "Events", (str(url),), {})
+
+
+def write_file(path: Path, num_entries: int = 10) -> InputFile:
+    with uproot.recreate(path) as file:
+        file.mktree("Events", {"x": "i4"})
+        file["Events"].extend({"x": list(range(num_entries))})
+    return input_file(path)
+
+
+def test_second_lease_gets_the_same_file(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "a.root")
+    with lease(file, OPTIONS) as first:
+        assert not first.was_kept
+        assert first.open_seconds > 0
+        before = first.num_requested_bytes
+        assert first.open_file.tree["x"].array().tolist() == list(range(10))
+        assert first.num_requested_bytes > before
+    assert count_kept() == 1
+    with lease(file, OPTIONS) as second:
+        assert second.was_kept
+        assert second.open_seconds == 0
+        assert second.open_file is first.open_file
+        assert count_kept() == 0
+
+
+def test_two_threads_never_share_a_file(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "a.root")
+    both_inside = threading.Barrier(2, timeout=30)
+    opened = []
+
+    def use() -> None:
+        with lease(file, OPTIONS) as handle:
+            opened.append(handle.open_file)
+            both_inside.wait()
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened[0] is not opened[1]
+    assert count_kept() == 2
+
+
+def test_other_options_get_another_file(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "a.root")
+    with lease(file, OPTIONS):
+        pass
+    with lease(file, ReadOptions(uproot_options={"handler": uproot.MemmapSource})) as handle:
+        assert not handle.was_kept
+
+
+@pytest.mark.parametrize("num_entries", [10, 11])
+def test_file_that_was_replaced_is_opened_anew(tmp_path: Path, num_entries: int) -> None:
+    file = write_file(tmp_path / "a.root")
+    status = (tmp_path / "a.root").stat()
+    with lease(file, OPTIONS) as handle:
+        old = handle.open_file
+    write_file(tmp_path / "b.root", num_entries)
+    os.utime(tmp_path / "b.root", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (tmp_path / "b.root").replace(tmp_path / "a.root")
+    with lease(file, OPTIONS) as handle:
+        assert not handle.was_kept
+        assert handle.open_file.uuid != old.uuid
+        assert handle.open_file.num_entries == num_entries
+    assert old.directory.file.closed
+
+
+def test_file_that_is_gone_is_not_served(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "a.root")
+    with lease(file, OPTIONS):
+        pass
+    (tmp_path / "a.root").unlink()
+    with pytest.raises(FileReadError, match="there is no such file"), lease(file, OPTIONS):
+        pass
+
+
+def test_file_is_not_kept_after_an_error(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "a.root")
+    with pytest.raises(FileReadError, match="lost"), lease(file, OPTIONS) as handle:
+        raise FileReadError("lost")
+    assert count_kept() == 0
+    assert handle.open_file.directory.file.closed
+
+
+def test_number_is_bounded(tmp_path: Path) -> None:
+    files = [write_file(tmp_path / f"{number}.root") for number in range(4)]
+    configure(max_kept=2)
+    opened = []
+    for file in files:
+        with lease(file, OPTIONS) as handle:
+            opened.append(handle.open_file)
+    assert count_kept() == 2
+    assert [one.directory.file.closed for one in opened] == [True, True, False, False]
+    configure(max_kept=0)
+    assert count_kept() == 0
+
+
+def test_idle_file_is_closed_at_the_next_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    file, other = write_file(tmp_path / "a.root"), write_file(tmp_path / "b.root")
+    with lease(file, OPTIONS) as handle:
+        pass
+    now += 299
+    with lease(other, OPTIONS):
+        assert not handle.open_file.directory.file.closed
+    now += 2
+    with lease(other, OPTIONS) as kept:
+        assert kept.was_kept
+        assert handle.open_file.directory.file.closed
+
+
+def test_wrong_option_is_refused() -> None:
+    with pytest.raises(OptionError, match="max_kept is -1: give 0 or more"):
+        configure(max_kept=-1)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads of other tests
+def test_fork_does_not_use_its_parents_files(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "a.root")
+    with lease(file, OPTIONS):
+        pass
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # straight out, past pytest's own clean-up
+        try:
+            with lease(file, OPTIONS) as handle:
+                os.write(write_end, b"kept" if handle.was_kept else b"opened")
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as answer:
+        assert answer.read() == b"opened"
+    os.waitpid(child, 0)
+    with lease(file, OPTIONS) as handle:
+        assert handle.was_kept
+        assert len(handle.open_file.tree["x"].array()) == 10
+
+
+def test_remote_file_is_kept_up_to_its_age(xrd_server: XrdServer) -> None:
+    file = input_file(xrd_server.url("nano_0.root"))
+    with lease(file, OPTIONS):
+        pass
+    with lease(file, OPTIONS) as handle:
+        assert handle.was_kept
+    configure(max_remote_age_seconds=0)
+    with lease(file, OPTIONS) as handle:
+        assert not handle.was_kept
+
+
+def test_remote_file_that_was_replaced_is_read_anew(
+    xrd_server: XrdServer, served_path: Path
+) -> None:
+    file = input_file(xrd_server.url("nano_0.root"))
+    with lease(file, OPTIONS) as handle:
+        old = handle.open_file
+    data = served_path / "data"
+    (data / "nano_1.root").replace(data / "nano_0.root")
+    configure(max_remote_age_seconds=0)
+    with lease(file, OPTIONS) as handle:
+        assert handle.open_file.uuid != old.uuid
+        assert handle.open_file.num_entries == 149
