@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hepdask.errors import OptionError
+from hepdask import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -45,12 +45,10 @@ def _trace(entry_range: EntryRange, work: Work) -> frozenset[str]:
         try:
             with warnings.catch_warnings(), work.reader.read(attempt) as opened:
                 warnings.simplefilter("ignore")
-                work.process(opened.events)
+                work.process.trial()(opened.events)
                 return frozenset(opened.tally.columns)
         except Exception:  # noqa: BLE001, S112  # a trace is a hint: what is wrong with the file or the code shows in the run
             continue
-        finally:
-            work.process.discard()
     return frozenset()
 
 

@@ -148,9 +148,7 @@ class Completeness(Mapping[str, DatasetCompleteness]):
 
 
 def _cells(one: DatasetCompleteness) -> tuple[str, ...]:
-    percent = (
-        f"{100 * one.fraction:.10g}%" if one.is_complete or one.fraction < 0.9999 else "< 100%"
-    )
+    percent = f"{100 * one.fraction:.4g}%" if one.is_complete or one.fraction < 0.9999 else "< 100%"
     unknown = f" + {one.num_files_unknown} file(s) unknown" if one.num_files_unknown else ""
     return (
         f"{one.num_files_requested:,}",

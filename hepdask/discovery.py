@@ -13,15 +13,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hepdask.errors import FileReadError, FilesetError, MissingDependencyError
-from hepdask.fileset import (
-    Dataset,
-    Fileset,
-    InputFile,
-    Problems,
-    canonical_path,
-    has_glob,
-    split_query,
-)
+from hepdask.fileset import Dataset, Fileset, InputFile, Problems
+from hepdask.paths import canonical_path, has_glob, split_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -85,8 +85,10 @@ class Failure:
         return f"{what} of {self.treename!r} in {self.file_path} (dataset {self.dataset!r})"
 
     def __str__(self) -> str:
-        worker = f" on {self.worker}" if self.worker else ""
-        return f"{self.where}{worker}: {self.exception_type}: {self.message}"
+        worker = f" (on {self.worker})" if self.worker else ""
+        # errors of reading say themselves where they are from
+        place = "" if self.file_path in self.message else f"{self.where}: "
+        return f"{place}{self.exception_type}: {self.message}{worker}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, name) for name in self.__slots__ if name != "exception"]
@@ -171,7 +173,9 @@ def exception_chain(exception: BaseException) -> Iterator[BaseException]:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         yield current
-        current = current.__cause__ or current.__context__
+        # ``raise ... from None`` says that what was handled meanwhile is not the reason
+        hidden = current.__suppress_context__
+        current = current.__cause__ if hidden else current.__context__
 
 
 def is_skippable(exception: BaseException, skipped: tuple[type[BaseException], ...]) -> bool:

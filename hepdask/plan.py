@@ -18,7 +18,7 @@ from hepdask.tables import Table
 from hepdask.task import inspect_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from hepdask.executors import Executor
     from hepdask.fileset import Fileset, InputFile
@@ -119,6 +119,8 @@ class Planner:
         How they are split.
     limits : Limits
         How much of them is taken.
+    skipped : tuple of exception types
+        What `skipbadfiles` lets pass.
     cache : MetadataCache or None
         Where facts about files are kept.
     progress : Progress
@@ -129,6 +131,7 @@ class Planner:
     options: ReadOptions
     split: SplitOptions
     limits: Limits
+    skipped: tuple[type[BaseException], ...]
     cache: MetadataCache | None
     progress: Progress
 
@@ -143,7 +146,7 @@ class Planner:
         fileset = expand_globs(load_fileset(source, treename))  # type: ignore[arg-type]  # it checks the type
         return fileset.limit(self.limits.max_files)
 
-    def plan(self, files: Sequence[InputFile], work: Work | None, *, skips: bool) -> Plan:
+    def plan(self, files: Sequence[InputFile], work: Work | None) -> Plan:
         """Inspect files as far as that is needed, and split them.
 
         Parameters
@@ -152,10 +155,9 @@ class Planner:
             In dataset order.
         work : Work or None
             To find out which branches are in use, for the automatic size of ranges.
-        skips : bool
-            True if bad files are skipped: then the limit on ranges says nothing about how many files are needed.
         """
-        wanted = files if skips else _first_files(files, self.limits.max_ranges)
+        # where bad files are skipped, a limit on ranges says nothing about how many files are needed
+        wanted = files if self.skipped else _first_files(files, self.limits.max_ranges)
         facts, failures, num_inspected = self._inspect(
             [file for file in wanted if not _is_known(file)]
         )
@@ -180,7 +182,7 @@ class Planner:
     def _inspect(
         self, files: list[InputFile]
     ) -> tuple[dict[tuple[str, str], FileMetadata], list[Failure], int]:
-        facts = dict(self.cache.lookup(files)) if self.cache is not None and files else {}
+        facts = self._look_up(files)
         # a file in two datasets is opened once
         missing = list({_key(file): file for file in files if _key(file) not in facts}.values())
         failures: list[Failure] = []
@@ -202,6 +204,17 @@ class Planner:
                 self.cache.store(fresh)
         return facts, failures, len(missing)
 
+    def _look_up(self, files: list[InputFile]) -> dict[tuple[str, str], FileMetadata]:
+        if self.cache is None or not files:
+            return {}
+        facts = dict(self.cache.lookup(files))
+        # a remote file that was replaced is in the cache as it was: the UUID in the fileset may know better
+        for file in files:
+            fact = facts.get(_key(file))
+            if fact is not None and file.uuid not in (None, fact.uuid):
+                del facts[_key(file)]
+        return facts
+
     def _inspect_now(self, files: list[InputFile]) -> list[FileMetadata | Failure]:
         self.progress.start("inspecting", len(files), "files")
 
@@ -209,11 +222,13 @@ class Planner:
             num_failures = sum(isinstance(one, Failure) for one in batch)
             self.progress.advance("inspecting", len(batch), num_failures=num_failures)
 
-        function = partial(inspect_files, options=self.options)
+        function = partial(inspect_files, options=self.options, skipped=self.skipped)
         results = self.executor.map(function, files, name="inspect", advance=advance)
         self.progress.finish("inspecting")
         return [
-            build_failure(one, file, None) if isinstance(one, BaseException) else one
+            build_failure(one, file, None, skipped=self.skipped)
+            if isinstance(one, BaseException)
+            else one
             for file, one in zip(files, results, strict=True)
         ]
 
@@ -222,11 +237,11 @@ class Planner:
         files: list[InputFile],
         facts: Mapping[tuple[str, str], FileMetadata],
         work: Work | None,
-    ) -> tuple[dict[tuple[str, ...], float | None], frozenset[str]]:
+    ) -> tuple[dict[Hashable, float | None], frozenset[str]]:
         """Find, for each layout, the bytes per entry of the branches in use, in its first file with entries."""
         if work is None or self.split.chunksize is not None:
             return {}, frozenset()
-        firsts: dict[tuple[str, ...], InputFile] = {}
+        firsts: dict[Hashable, InputFile] = {}
         for file in files:
             fact = facts.get(_key(file))
             if fact is not None and fact.num_entries and file.steps is None:
@@ -237,7 +252,7 @@ class Planner:
         traced = self.executor.map(
             partial(trace_columns, work=work), ranges, name="trace", advance=lambda _: None
         )
-        sizes: dict[tuple[str, ...], float | None] = {}
+        sizes: dict[Hashable, float | None] = {}
         columns: set[str] = set()
         for (layout, file), found in zip(firsts.items(), traced, strict=True):
             touched = (
@@ -251,7 +266,7 @@ class Planner:
         self,
         files: Iterable[InputFile],
         facts: Mapping[tuple[str, str], FileMetadata],
-        sizes: Mapping[tuple[str, ...], float | None],
+        sizes: Mapping[Hashable, float | None],
     ) -> Iterable[EntryRange]:
         for file in files:
             fact = facts.get(_key(file))
@@ -278,7 +293,7 @@ class Planner:
 def _count_bytes(
     ranges: Iterable[EntryRange],
     facts: Mapping[tuple[str, str], FileMetadata],
-    sizes: Mapping[tuple[str, ...], float | None],
+    sizes: Mapping[Hashable, float | None],
 ) -> int | None:
     total = 0.0
     for one in ranges:
@@ -298,8 +313,11 @@ def _dataset_key(file: InputFile) -> tuple[str, str]:
     return file.dataset, file.file_path
 
 
-def _layout(fact: FileMetadata) -> tuple[str, ...]:
-    return tuple(getattr(fact.branches, "names", ())) or tuple(one.name for one in fact.branches)
+def _layout(fact: FileMetadata) -> Hashable:
+    """Give the same key for all files of one layout."""
+    # the digest, where there is one: hashing 1,500 names for each range of 60,000 files takes longer than the rest of it
+    layout = getattr(fact.branches, "layout", None)
+    return layout.digest if layout is not None else tuple(one.name for one in fact.branches)
 
 
 def _is_known(file: InputFile) -> bool:
@@ -311,13 +329,16 @@ def _with_facts(file: InputFile, fact: FileMetadata | None) -> InputFile:
 
 
 def _first_files(files: Sequence[InputFile], max_files: int | None) -> Sequence[InputFile]:
-    """Take as many files of each dataset as can be needed for that many ranges: each has at least one."""
+    """Take as many files of each dataset as can be needed for that many ranges.
+
+    Each has at least one, except those of which no entry is wanted.
+    """
     if max_files is None:
         return files
     counts: dict[str, int] = defaultdict(int)
     first = []
     for file in files:
-        counts[file.dataset] += 1
-        if counts[file.dataset] <= max_files:
+        if counts[file.dataset] < max_files:
             first.append(file)
+            counts[file.dataset] += file.steps != ()
     return first

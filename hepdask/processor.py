@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from hepdask.errors import OptionError, ProcessorError
+from hepdask.errors import ExecutorError, OptionError, ProcessorError
 
 if TYPE_CHECKING:
     from hepdask.completeness import Completeness
@@ -103,16 +103,17 @@ class ProcessorCopies:
     """
 
     def __init__(self, processor: Any) -> None:
-        self._pickled: bytes | None = None
+        self._original = processor
+        self._is_used = False
+        # a snapshot, from before the first range; a processor that can't be pickled runs here all the same
+        self._pickled = _try_pickle(processor) if _state(processor) else None
         self._kept = threading.local()
-        self._kept.processor = processor
-        if _state(processor):
-            # a snapshot, from before the first range; a processor that can't be pickled runs here all the same
-            self._pickled = _try_pickle(processor)
 
     def __call__(self, events: Any) -> Any:
         """Call ``process(events)``."""
-        processor = self._take()
+        processor = getattr(self._kept, "processor", None)
+        if processor is None:
+            processor = self._kept.processor = self._make()
         output = find_process(processor)(events)
         if _shares_state(output, processor):
             self._drop()
@@ -122,25 +123,34 @@ class ProcessorCopies:
         if self._pickled is None:
             import cloudpickle
 
-            self._pickled = cloudpickle.dumps(self._take())
+            self._pickled = cloudpickle.dumps(self._original)
         return self._pickled
 
     def __setstate__(self, pickled: bytes) -> None:
+        self._original = None
+        self._is_used = True
         self._pickled = pickled
         self._kept = threading.local()
 
-    def discard(self) -> None:
-        """Forget the kept instance, if another can be made: the next range gets one that nobody has used."""
-        if self._pickled is not None:
-            self._kept.processor = None
+    def trial(self) -> Process:
+        """Return a processor to try out, which no range will get (the user's own, if it can't be copied)."""
+        return find_process(self._original if self._pickled is None else self._load())
 
-    def _take(self) -> Any:
-        if getattr(self._kept, "processor", None) is None:
-            import cloudpickle
+    def _make(self) -> Any:
+        if self._pickled is None or not self._is_used:
+            self._is_used = True
+            return self._original
+        return self._load()
 
-            assert self._pickled is not None  # _drop() sees to it
-            self._kept.processor = cloudpickle.loads(self._pickled)
-        return self._kept.processor
+    def _load(self) -> Any:
+        import cloudpickle
+
+        try:
+            return cloudpickle.loads(self._pickled)
+        except Exception as error:
+            raise ExecutorError(
+                f"the processor can't be unpickled here: {type(error).__name__}: {error}; install what it needs on the workers"
+            ) from error
 
     def _drop(self) -> None:
         if self._pickled is None:

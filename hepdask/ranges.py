@@ -107,7 +107,7 @@ def choose_max_entries(bytes_per_entry: float | None) -> int:
         return UNKNOWN_RANGE_ENTRIES
     if bytes_per_entry <= 0:
         return MAX_RANGE_ENTRIES
-    return max(1_000, min(MAX_RANGE_ENTRIES, int(TARGET_RANGE_BYTES / bytes_per_entry)))
+    return max(1_000, int(min(MAX_RANGE_ENTRIES, TARGET_RANGE_BYTES / bytes_per_entry)))
 
 
 def split_file(

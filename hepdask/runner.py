@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from os import PathLike
 
-    from hepdask.failures import Failure
     from hepdask.fileset import InputFile
     from hepdask.progress import Progress
 
@@ -234,14 +233,14 @@ class Runner:
         progress = self._choose_progress()
         try:
             planner = self._planner(options, progress)
-            return planner.plan(
-                planner.load(fileset, treename).files, work, skips=bool(self._skipped)
-            )
+            return planner.plan(planner.load(fileset, treename).files, work)
         finally:
             progress.close()
 
     def _planner(self, options: ReadOptions, progress: Progress) -> Planner:
-        return Planner(self.executor, options, self._split, self._limits, self._cache, progress)
+        return Planner(
+            self.executor, options, self._split, self._limits, self._skipped, self._cache, progress
+        )
 
     def _choose_progress(self) -> Progress:
         return choose_progress(self._progress if self.executor.shows_progress else False)
@@ -298,23 +297,15 @@ class _Run:
         progress: Progress,
     ) -> RunResult:
         started = time.perf_counter()
-        skips = bool(self._work.skipped)
-        plan = planner.plan(tuple(files), self._work, skips=skips)
+        plan = planner.plan(tuple(files), self._work)
         inspect_seconds = time.perf_counter() - started
-        failures = tuple(replace(one, is_skipped=self._is_skipped(one)) for one in plan.failures)
-        plan = replace(plan, failures=failures)
-        bad = next((one for one in failures if not one.is_skipped), None)
+        bad = next((one for one in plan.failures if not one.is_skipped), None)
         if bad is not None or not plan.ranges:
             outcome = Outcome(PartialResult(), stopped_by=str(bad) if bad else "")
         else:
             job = Job(_name(self._processor), plan.ranges, arrange(plan.ranges), self._work)
             outcome = self._runner.executor.reduce(job, progress)
         return self._conclude(_join(before, _State(plan, outcome.root, outcome, inspect_seconds)))
-
-    def _is_skipped(self, failure: Failure) -> bool:
-        from hepdask.failures import is_skippable
-
-        return failure.exception is not None and is_skippable(failure.exception, self._work.skipped)
 
     def _conclude(self, state: _State) -> RunResult:
         plan, partial, outcome = state.plan, state.partial, state.outcome

@@ -51,7 +51,8 @@ class Table:
         from rich.console import Console
 
         stream = StringIO()
-        Console(file=stream, width=160, color_system=None).print(self)
+        # in a notebook rich would display the text there and write nothing into the stream
+        Console(file=stream, width=2_000, color_system=None, force_jupyter=False).print(self)
         return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
 
     def _repr_html_(self) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hepdask.accumulator import add
 from hepdask.completeness import Span
-from hepdask.errors import AccumulatorError, FileReadError, ProcessorError
+from hepdask.errors import AccumulatorError, ExecutorError, FileReadError, ProcessorError
 from hepdask.failures import Failure, build_failure
 from hepdask.metadata import FileMetadata, read_file_metadata
 from hepdask.metrics import Counters, PartialMetrics, count_peak_memory, host_name
@@ -106,7 +106,10 @@ class PartialResult:
 
 
 def inspect_files(
-    files: Sequence[InputFile], *, options: ReadOptions, worker: str = ""
+    files: Sequence[InputFile],
+    *,
+    options: ReadOptions,
+    skipped: tuple[type[BaseException], ...] = (),
 ) -> list[FileMetadata | Failure]:
     """Read what is to be known of some files, a failure for each that can't be read.
 
@@ -116,17 +119,19 @@ def inspect_files(
         They are opened one after the other.
     options : ReadOptions
         How.
-    worker : str
-        Name of this worker, for failures.
+    skipped : tuple of exception types
+        What `skipbadfiles` lets pass.
     """
-    return [_inspect_file(file, options, worker or _process_name()) for file in files]
+    return [_inspect_file(file, options, skipped) for file in files]
 
 
-def _inspect_file(file: InputFile, options: ReadOptions, worker: str) -> FileMetadata | Failure:
+def _inspect_file(
+    file: InputFile, options: ReadOptions, skipped: tuple[type[BaseException], ...]
+) -> FileMetadata | Failure:
     try:
         return read_file_metadata(file, options)
     except Exception as error:  # noqa: BLE001  # whatever it is, it becomes a failure of this file
-        return build_failure(error, file, None, worker=worker)
+        return build_failure(error, file, None, worker=_process_name(), skipped=skipped)
 
 
 def process_node(ranges: Sequence[EntryRange], work: Work, monitor: Monitor) -> PartialResult:
@@ -214,15 +219,13 @@ class _RangeMeasure:
     def _call(self, process: Callable[[Any], Any], events: Any) -> Any:
         try:
             accumulator = process(events)
-        except FileReadError:
-            raise  # noticed when the processor touched the branch
+        except (FileReadError, ExecutorError):
+            raise  # noticed when the processor touched the branch; or there is no processor
         except Exception as error:
-            raise ProcessorError(
-                f"process() raised {type(error).__name__} at {self._range}: {error}"
-            ) from error
+            raise ProcessorError(f"process() raised {type(error).__name__}: {error}") from error
         if accumulator is None:
             raise ProcessorError(
-                f"process() returned None for {self._range}: return an accumulator (a dict of histograms, say)"
+                "process() returned None: return an accumulator, a dict of histograms say"
             )
         return materialize(accumulator)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -189,17 +190,22 @@ class ReductionTree:
         return merges[::-1]
 
     def _merge(self, node: Node, tasks: set[Node], split_every: int) -> Merge:
-        inputs = list(self.children(node))
-        while len(inputs) < split_every:
-            divisible = [one for one in inputs if one not in tasks]
-            if not divisible:
-                break
-            largest = max(divisible, key=len)
-            place = inputs.index(largest)
-            inputs[place : place + 1] = self.children(largest)
-        return Merge(
-            node, tuple(inputs), self._order(node, {one: i for i, one in enumerate(inputs)})
-        )
+        children = self.children(node)
+        inputs = set(children)
+        # the largest first, the leftmost of equal ones: a list would be searched anew for each input
+        divisible = [(-len(one), one) for one in children if one not in tasks]
+        heapify(divisible)
+        while divisible and len(inputs) < split_every:
+            _, largest = heappop(divisible)
+            inputs.remove(largest)
+            for child in self.children(largest):
+                inputs.add(child)
+                if child not in tasks:
+                    heappush(divisible, (-len(child), child))
+        if len(inputs) == 2:
+            return Merge(node, children, (0, 1))
+        ordered = tuple(sorted(inputs))
+        return Merge(node, ordered, self._order(node, {one: i for i, one in enumerate(ordered)}))
 
     def _order(self, node: Node, places: dict[Node, int]) -> Shape:
         if node in places:

@@ -178,13 +178,23 @@ class DaskExecutor(Executor):
         futures = client.compute(
             tasks, retries=self._retries, priority=self._priority, optimize_graph=False
         )
-        for future in distributed.as_completed(futures):
+        done: dict[str, list[R] | BaseException] = {}
+        # the client's own loop: this client need not be the session's default
+        waiting = distributed.as_completed(
+            futures, loop=client.loop, with_results=True, raise_errors=False
+        )
+        for future, result in waiting:
             if future.status == "finished":
-                advance(future.result())
+                advance(result)
+                done[future.key] = result
+            else:
+                done[future.key] = future.exception()
         results: list[R | BaseException] = []
         for future, batch in zip(futures, batches, strict=True):
-            done = future.status == "finished"
-            results.extend(future.result() if done else [future.exception()] * len(batch))
+            outcome = done[future.key]
+            results.extend(
+                [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
+            )
         return results
 
     def reduce(self, job: Job, progress: Progress) -> Outcome:
@@ -259,6 +269,7 @@ class _Run:
         self._futures: dict[Node, Any] = {}
         self._settled: queue.SimpleQueue[Node | dict[str, Any]] = queue.SimpleQueue()
         self._stopped_by = ""
+        self._is_abandoned = False
         self._submitted = 0.0
         self._token = ""
 
@@ -312,6 +323,7 @@ class _Run:
                 self._follow(display, inputs, interrupts)
             except KeyboardInterrupt:
                 self._stopped_by = "interrupted twice"
+                self._is_abandoned = True
         root = self._take_root()
         run_seconds = time.time() - self._submitted
         display.finish()
@@ -341,8 +353,11 @@ class _Run:
                 self._stop(news["fatal"])
                 continue
             unsettled.discard(news)
-            if self._futures[news].status != "finished":
-                self._stop(f"task {self._futures[news].key} could not be run")
+            future = self._futures.get(news)
+            if future is None:
+                continue  # the news of its parent came first
+            if future.status != "finished":
+                self._stop(f"task {future.key} could not be run")
             elif news in inputs:
                 display.merged()
                 for node in inputs[news]:
@@ -369,6 +384,10 @@ class _Run:
     def _merge_rest(self) -> PartialResult:
         """Merge here what is finished, as the tree says, and make failures of the ranges of tasks that could not be run."""
         tree = self._job.tree
+        if not self._is_abandoned:
+            # a result that went with its worker is made again, though its future had been done before
+            with self._client.as_current():
+                distributed.wait([one for one in self._futures.values() if one.status == "pending"])
         nodes = list(tree.frontier(self._is_finished, self._cut))
         finished = [node for node in nodes if self._is_finished(node)]
         futures = [self._futures[node] for node in finished]
@@ -392,9 +411,11 @@ class _Run:
         return node in self._futures and self._futures[node].status == "finished"
 
     def _build_failures(self, node: Node) -> PartialResult:
-        future = self._futures[node]
-        if future.status != "error":
-            return PartialResult()  # cancelled, or not begun: not reached
+        future = self._futures.get(node)
+        if future is None or future.status != "error":
+            return (
+                PartialResult()
+            )  # cancelled, or not begun, or lost with a merge that can't be made: not reached
         error = future.exception()
         kind: FailureKind = (
             "resources" if isinstance(error, distributed.KilledWorker | MemoryError) else "setup"

@@ -61,9 +61,7 @@ class ArraysReader:
             tally = ReadTally()
             source = BranchSource(handle, entry_range, tally)
             bulk_seconds = tally.read_seconds
-            form = kept_layout(
-                ("arrays", layout_key(opened)), lambda: _build_form(opened.tree)
-            )
+            form = kept_layout(("arrays", layout_key(opened)), lambda: _build_form(opened.tree))
             events = awkward.from_buffers(
                 form=form,
                 length=entry_range.num_entries,

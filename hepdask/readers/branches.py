@@ -164,9 +164,12 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
         started = perf_counter()
         try:
             arrays = read()
-        except Exception as error:
+        except MemoryError:
+            raise  # says nothing about the file
+        except Exception as error:  # noqa: BLE001  # damaged data raise anything; it is raised again, with the place
             where = f"branch {', '.join(map(repr, names[:3]))} of {self._range}"
-            raise as_read_error(error, self._range.file, where) from error
+            read_error = as_read_error(error, self._range.file, where)
+            raise read_error from read_error.__cause__
         finally:
             tally.read_seconds += perf_counter() - started
             tally.num_compressed_bytes += self._handle.num_requested_bytes - requested

@@ -1,0 +1,132 @@
+"""Processors that tests send to workers: importable there, unlike what is defined in a test."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+
+
+class Weighted:
+    """Fills float weights into Weight storage, whose sums depend on the order of additions in their last bits."""
+
+    def process(self, events: Any) -> dict[str, Any]:
+        dataset = events.metadata["dataset"]
+        pt = ak.flatten(events.Muon.pt)
+        weight = ak.flatten(ak.broadcast_arrays(events.genWeight, events.Muon.pt)[0])
+        mass = (
+            hist.Hist.new.StrCat([], growth=True, name="dataset")
+            .Reg(40, 0, 100, name="pt")
+            .Weight()
+        )
+        mass.fill(dataset=dataset, pt=pt, weight=np.asarray(weight, dtype=np.float64) / 3)
+        return {
+            "entries": {dataset: len(events)},
+            "pt": mass,
+            "ranges": [(Path(events.metadata["filename"]).name, events.metadata["entrystart"])],
+            "sum": float(np.sum(np.asarray(events.genWeight, dtype=np.float64))),
+        }
+
+
+class RaisesAt(Weighted):
+    """Raises in the range that holds one event."""
+
+    def __init__(self, event: int, error: type[Exception] = ZeroDivisionError) -> None:
+        self.event = event
+        self.error = error
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if ak.any(events.event == self.event):
+            raise self.error(f"event {self.event}")
+        return super().process(events)
+
+
+class KillsWorkerAt(Weighted):
+    """Kills its process in the range that holds one event."""
+
+    def __init__(self, event: int) -> None:
+        self.event = event
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if ak.any(events.event == self.event):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().process(events)
+
+
+class ReturnsNone(Weighted):
+    """Returns nothing for one dataset."""
+
+    def process(self, events: Any) -> Any:
+        return None if events.metadata["dataset"] == "none" else super().process(events)
+
+
+class OtherAxes(Weighted):
+    """Fills another axis for one dataset: its output does not add to the others."""
+
+    def process(self, events: Any) -> dict[str, Any]:
+        output = super().process(events)
+        if events.metadata["dataset"] == "other":
+            output["pt"] = hist.Hist.new.Reg(3, 0, 1, name="x").Double()
+        return output
+
+
+class Keeps(Weighted):
+    """Fills a histogram of its own in each range and returns it: works with coffea, which copies the processor."""
+
+    def __init__(self) -> None:
+        self.pt = hist.Hist.new.Reg(10, 0, 100, name="pt").Double()
+
+    def process(self, events: Any) -> Any:
+        self.pt.fill(pt=ak.flatten(events.Muon.pt))
+        return {"pt": self.pt}
+
+
+class FailsToUnpickle(Weighted):
+    """Can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> Any:
+        return _fail_to_unpickle, ()
+
+
+def _fail_to_unpickle() -> Any:
+    raise ImportError("No module named 'my_corrections'")
+
+
+class WaitsForFile(Weighted):
+    """Says that it has begun, and goes on when a file appears."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def process(self, events: Any) -> dict[str, Any]:
+        name = f"{Path(events.metadata['filename']).stem}-{events.metadata['entrystart']}"
+        (self.directory / f"begun-{name}").touch()
+        wait_for(self.directory / "go")
+        return super().process(events)
+
+
+def wait_for(path: Path, timeout_seconds: float = 60) -> None:
+    """Wait until a file is there."""
+    import threading
+    import time
+
+    pause = threading.Event()
+    end = time.monotonic() + timeout_seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path} did not appear")
+        pause.wait(0.02)
+
+
+class NamesResources(Weighted):
+    """Returns the names of the workers that it ran on."""
+
+    def process(self, events: Any) -> Any:  # noqa: ARG002
+        from distributed import get_worker
+
+        return {"workers": {get_worker().name}}

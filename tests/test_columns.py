@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import awkward as ak
+import pytest
+
+from hepdask.columns import NUM_TRACED_ENTRIES, count_bytes_per_entry, trace_columns
+from hepdask.fileset import InputFile
+from hepdask.metadata import Branch, FileMetadata
+from hepdask.opening import ReadOptions
+from hepdask.processor import ProcessorCopies
+from hepdask.ranges import EntryRange
+from hepdask.readers import build_reader
+from hepdask.task import Work
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import NanoFiles
+
+
+def work(processor: Any, schema: str | None = "NanoAODSchema") -> Work:
+    return Work(ProcessorCopies(processor), build_reader(schema, ReadOptions()))
+
+
+def whole(path: Path, num_entries: int = 149) -> EntryRange:
+    file = InputFile("dy", str(path), "Events", (str(path),), {}, num_entries=num_entries)
+    return EntryRange(file, 0, num_entries)
+
+
+def test_what_a_processor_touches(nano_files: NanoFiles) -> None:
+    sizes = []
+
+    def process(events: Any) -> dict[str, Any]:
+        sizes.append(len(events))
+        muons = events.Muon[events.Muon.pt > 20]
+        return {"pt": ak.sum(muons.pt), "met": ak.sum(events.MET.pt)}
+
+    (columns,) = trace_columns([whole(nano_files.paths[1])], work(process))
+    assert columns == {"nMuon", "Muon_pt", "MET_pt"}
+    assert sizes == [0]
+
+
+def test_a_processor_that_needs_entries_gets_a_few(nano_files: NanoFiles) -> None:
+    sizes = []
+
+    def process(events: Any) -> float:
+        sizes.append(len(events))
+        return float(events["MET_pt"][0])
+
+    ranges = [whole(nano_files.paths[1]), whole(nano_files.paths[2], 40)]
+    assert trace_columns(ranges, work(process, None)) == [frozenset({"MET_pt"})] * 2
+    assert sizes == [0, NUM_TRACED_ENTRIES, 0, 40]
+
+
+def test_what_fails_gives_nothing_and_raises_nothing(nano_files: NanoFiles, tmp_path: Path) -> None:
+    def process(events: Any) -> None:
+        raise ValueError("no")
+
+    assert trace_columns([whole(nano_files.paths[0], 100)], work(process)) == [frozenset()]
+    missing = whole(tmp_path / "missing.root")
+    assert trace_columns([missing], work(len)) == [frozenset()]
+
+
+def test_a_trace_does_not_show_in_the_processor(nano_files: NanoFiles) -> None:
+    class Counts:
+        def __init__(self) -> None:
+            self.counts = {"calls": 0}
+
+        def process(self, events: Any) -> dict[str, int]:
+            self.counts["calls"] += 1
+            events["MET_pt"].to_list()
+            return self.counts
+
+    counts = Counts()
+    job = work(counts, None)
+    assert trace_columns([whole(nano_files.paths[1])], job) == [frozenset({"MET_pt"})]
+    with job.reader.read(whole(nano_files.paths[1])) as opened:
+        assert job.process(opened.events) == {"calls": 1}
+
+
+@pytest.mark.parametrize(
+    ("num_entries", "columns", "expected"),
+    [
+        (10, {"x"}, 4.0),
+        (10, {"x", "y"}, 12.0),
+        (10, {"x", "not there"}, 4.0),
+        (10, {"not there"}, None),
+        (10, set(), None),
+        (0, {"x"}, None),
+    ],
+)
+def test_bytes_per_entry(num_entries: int, columns: set[str], expected: float | None) -> None:
+    branches = (Branch("x", "int32_t", 10, 40), Branch("y", "double", 20, 80))
+    metadata = FileMetadata("a", "Events", num_entries, "0", (0, num_entries), branches, "TTree")
+    assert count_bytes_per_entry(metadata, frozenset(columns)) == expected

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hepdask.metrics import Counters, PartialMetrics, RunMetrics, count_peak_memory, host_name
+
+DY, TT = ("dy", "a.root"), ("tt", "a.root")
+
+
+def build_counters(scale: int) -> Counters:
+    return Counters(*(scale * number for number, _ in enumerate(fields(Counters), start=1)))
+
+
+counters = st.integers(0, 1_000).map(build_counters)
+partials = st.builds(
+    PartialMetrics,
+    files=st.dictionaries(st.sampled_from([DY, TT]), counters),
+    hosts=st.dictionaries(st.sampled_from(["one", "two"]), counters),
+    peak_memory_bytes=st.dictionaries(st.sampled_from(["one", "two"]), st.integers(0, 10**10)),
+    columns=st.frozensets(st.sampled_from(["x", "y", "z"])),
+    first_start=st.none() | st.integers(0, 10**9).map(float),
+)
+
+
+def test_every_counter_is_added() -> None:
+    total = build_counters(1) + build_counters(10)
+    assert total == build_counters(11)
+    assert all(value > 0 for value in total.to_dict().values())
+    assert list(total.to_dict()) == [one.name for one in fields(Counters)]
+
+
+@given(partials, partials, partials)
+def test_adding_is_associative_and_has_a_zero(
+    a: PartialMetrics, b: PartialMetrics, c: PartialMetrics
+) -> None:
+    assert (a + b) + c == a + (b + c)
+    assert a + PartialMetrics() == a == PartialMetrics() + a
+
+
+@given(partials, partials)
+def test_adding_changes_neither(a: PartialMetrics, b: PartialMetrics) -> None:
+    before = pickle.dumps((a, b))
+    a + b
+    assert pickle.dumps((a, b)) == before
+
+
+def test_adding_by_hand() -> None:
+    left = PartialMetrics({DY: Counters(num_entries=1)}, {"one": Counters(num_entries=1)})
+    right = PartialMetrics(
+        files={DY: Counters(num_entries=2), TT: Counters(num_entries=4)},
+        hosts={"two": Counters(num_entries=6)},
+        peak_memory_bytes={"one": 7, "two": 8},
+        columns=frozenset({"x"}),
+        first_start=5.0,
+    )
+    right += PartialMetrics(peak_memory_bytes={"one": 6, "two": 9}, first_start=3.0)
+    total = left + right
+    assert {key: one.num_entries for key, one in total.files.items()} == {DY: 3, TT: 4}
+    assert {key: one.num_entries for key, one in total.hosts.items()} == {"one": 1, "two": 6}
+    assert total.peak_memory_bytes == {"one": 7, "two": 9}
+    assert total.columns == {"x"}
+    assert total.first_start == 3.0
+
+
+@pytest.fixture
+def metrics() -> RunMetrics:
+    dy = Counters(
+        num_ranges=2,
+        num_entries=3_000,
+        read_seconds=1.0,
+        process_seconds=3.0,
+        wall_seconds=6.0,
+        cpu_seconds=3.0,
+        num_requested_bytes=10**9,
+    )
+    tt = Counters(num_ranges=1, num_entries=1_000, wall_seconds=2.0)
+    merge = Counters(merge_seconds=0.5)
+    partial = PartialMetrics(
+        files={DY: dy, TT: tt},
+        hosts={"one": dy + merge, "two": tt + merge},
+        peak_memory_bytes={"one": 2 * 10**9, "two": 10**9},
+        columns=frozenset({"y", "x"}),
+    )
+    return RunMetrics(partial, num_tasks=2, num_merges=1, inspect_seconds=0.1, run_seconds=4.0)
+
+
+def test_rates(metrics: RunMetrics) -> None:
+    assert metrics.event_rate_khz == pytest.approx(1.0)  # 4,000 in 4 s
+    assert metrics.event_rate_khz_per_core == pytest.approx(0.5)  # in 8 busy seconds
+    assert metrics.data_rate_gbps == pytest.approx(2.0)  # 8 Gbit in 4 s
+    assert metrics.merge_seconds == pytest.approx(1.0)
+    assert metrics.total.num_entries == 4_000
+
+
+def test_rates_of_an_empty_run_are_zero() -> None:
+    empty = RunMetrics(PartialMetrics())
+    assert (empty.event_rate_khz, empty.event_rate_khz_per_core, empty.data_rate_gbps) == (0, 0, 0)
+    assert empty.to_dict()["peak_memory_bytes"] == 0
+    assert "Metrics" in str(empty.to_table())
+
+
+def test_datasets_are_the_sums_of_their_files() -> None:
+    files = {("dy", f"{i}.root"): Counters(num_entries=i) for i in range(4)}
+    run = RunMetrics(PartialMetrics(files={**files, TT: Counters(num_entries=9)}))
+    assert {name: one.num_entries for name, one in run.datasets.items()} == {"dy": 6, "tt": 9}
+    assert run.files[TT].num_entries == 9
+
+
+def test_the_dictionary_has_coffeas_keys_first(metrics: RunMetrics) -> None:
+    written: dict[str, Any] = metrics.to_dict()
+    assert list(written)[:5] == ["bytesread", "columns", "entries", "processtime", "chunks"]
+    assert written["bytesread"] == 10**9
+    assert written["columns"] == ["x", "y"]
+    assert written["entries"] == 4_000
+    assert written["processtime"] == 4.0  # lazy reading included, as with coffea
+    assert written["chunks"] == 3
+    assert written["files"]["dy"]["a.root"]["num_entries"] == 3_000
+    assert written["datasets"]["tt"]["num_entries"] == 1_000
+    assert written["hosts"]["one"]["peak_memory_bytes"] == 2 * 10**9
+    assert written["peak_memory_bytes"] == 2 * 10**9
+    assert json.loads(json.dumps(written)) == written
+
+
+def test_the_table_has_the_figures_that_people_quote(metrics: RunMetrics) -> None:
+    text = str(metrics.to_table())
+    for figure in ("1.0 kHz", "2.000 Gbps", "4,000", "2000 MB", "0.5 kHz per busy core"):
+        assert figure in text
+    assert metrics._repr_html_().startswith("<table>")
+
+
+def test_this_process_has_memory_and_a_name() -> None:
+    assert count_peak_memory() > 10**6
+    assert host_name()
