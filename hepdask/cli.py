@@ -56,6 +56,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_SKIPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 #: Stands for the tree name where the user gave none; no tree can have it.
 _NO_TREE = "?"
+#: Files that a table shows: nobody reads more, and rich takes a millisecond for each.
+MAX_ROWS = 500
 _JSON_SUFFIXES = (".json", ".json.gz")
 _FILESET_SUFFIXES = (".json", ".json.gz", ".yaml", ".yaml.gz", ".yml", ".yml.gz")
 _USER_ERRORS = (FilesetError, OptionError, MissingDependencyError)
@@ -64,6 +66,7 @@ _IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN
 #: Errors speak of Python: what to type here instead.
 _WORDS = {
     "give treename=": "give --treename",
+    f", tree {_NO_TREE!r}": "",
     "; skipbadfiles=True leaves out, and lists, files that can't be read": "",
     "LocalExecutor() runs it in this process": "--executor local runs it in this process",
 }
@@ -305,6 +308,10 @@ def _format_bytes(number: int | None) -> str:
         size /= 1000
         units.pop(0)
     return f"{size:.0f} B" if units[0] == "B" else f"{size:.3g} {units[0]}"
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 # --- the user's processor ---
@@ -694,7 +701,9 @@ def plan(fileset: str, processor: str | None, arguments: dict[str, Any], **optio
         for line in _describe_plan(made, num_tasks):
             click.echo(line)
         _show_failures(made.failures)
-    return EXIT_FAILED if made.failures else 0
+    if any(not one.is_skipped for one in made.failures):
+        return EXIT_FAILED
+    return EXIT_SKIPPED if made.failures else 0
 
 
 def _count_tasks(made: Plan) -> int:
@@ -707,13 +716,15 @@ def _count_tasks(made: Plan) -> int:
 
 
 def _describe_plan(made: Plan, num_tasks: int) -> Iterator[str]:
-    yield f"{len(made.ranges):,} ranges, in {num_tasks:,} tasks on a Dask cluster"
+    yield f"in {_count(num_tasks, 'task')} on a Dask cluster"
     if made.num_inspected:
-        yield f"{made.num_inspected:,} files were opened to know their events"
+        yield f"opened {_count(made.num_inspected, 'file')} to count events"
     if made.columns:
-        yield f"{len(made.columns)} branches in use: {', '.join(sorted(made.columns))}"
-    if made.num_bytes is not None and made.columns:
-        yield f"{_format_bytes(made.num_bytes)} in them, uncompressed"
+        num_bytes = (
+            "" if made.num_bytes is None else f" ({_format_bytes(made.num_bytes)} uncompressed)"
+        )
+        names = ", ".join(sorted(made.columns))
+        yield f"reads {len(made.columns)} branches{num_bytes}: {names}"
 
 
 def _plan_to_dict(made: Plan, num_tasks: int) -> dict[str, Any]:
@@ -832,7 +843,8 @@ def _show_trees(file: InputFile, trees: Mapping[str, str], *, as_json: bool) -> 
     if as_json:
         _echo_json({"file_path": file.file_path, "trees": dict(trees)})
         return 0
-    _show(Table(f"Trees in {file.file_path}", ("tree", "kind"), tuple(trees.items())))
+    click.echo(file.file_path)
+    _show(Table("Trees", ("tree", "kind"), tuple(trees.items())))
     click.echo("choose one with --treename")
     return 0
 
@@ -919,7 +931,7 @@ def _build_file_table(known: Sequence[tuple[str, FileMetadata]]) -> Table:
             _format_bytes(one.num_file_bytes),
             one.uuid,
         )
-        for dataset, one in known
+        for dataset, one in known[:MAX_ROWS]
     ]
     if len(known) > 1:
         facts = [one for _, one in known]
@@ -928,7 +940,8 @@ def _build_file_table(known: Sequence[tuple[str, FileMetadata]]) -> Table:
         num_bytes = _format_bytes(sum(one.num_file_bytes or 0 for one in facts))
         rows.append(("all", f"{len(facts):,} files", "", "", total, clusters, "", num_bytes, ""))
     headers = ("dataset", "file", "tree", "kind", "entries", "clusters", "branches", "size", "uuid")
-    return Table("Files", headers, tuple(rows))
+    title = "Files" if len(known) <= MAX_ROWS else f"The first {MAX_ROWS:,} files; --json has all"
+    return Table(title, headers, tuple(rows))
 
 
 def _show_branches(facts: FileMetadata | Failure, pattern: str, *, as_json: bool) -> int:
@@ -958,10 +971,9 @@ def _show_branches(facts: FileMetadata | Failure, pattern: str, *, as_json: bool
         )
         for one in chosen
     ]
-    title = (
-        f"{len(chosen):,} of {len(facts.branches):,} branches of {facts.file_path}:{facts.treename}, "
-        f"{facts.num_entries:,} entries"
-    )
+    # a title is as narrow as its table
+    click.echo(f"{facts.file_path}:{facts.treename}, {facts.num_entries:,} entries")
+    title = f"{len(chosen):,} of {_count(len(facts.branches), 'branch', 'branches')}"
     _show(Table(title, ("branch", "type", "compressed", "share", "uncompressed"), tuple(rows)))
     return 0
 
@@ -984,7 +996,7 @@ def sample(directory: Path, events: int, files: int, seed: int, force: bool) -> 
     made = sorted(directory.glob("SingleMu_*.root"))[:files]
     num_bytes = sum(one.stat().st_size for one in made)
     click.echo(
-        f"wrote {events:,} events in {files:,} files, {_format_bytes(num_bytes)}, and {directory / 'fileset.json'}"
+        f"wrote {events:,} events in {_count(files, 'file')}, {_format_bytes(num_bytes)}, and {directory / 'fileset.json'}"
     )
     click.echo(f"next: {_suggest_run(directory / 'fileset.json')}")
 

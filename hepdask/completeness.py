@@ -130,15 +130,15 @@ class Completeness(Mapping[str, DatasetCompleteness]):
                     )
 
     def to_table(self) -> Table:
-        """Return one row for each dataset, and their sum."""
-        rows = [(name, one) for name, one in self.items()]
-        if len(rows) > 1:
-            rows.append(("all", self.total))
-        cells = tuple((name, *_cells(one)) for name, one in rows)
-        flagged = frozenset(number for number, (_, one) in enumerate(rows) if not one.is_complete)
-        states = ("processed", "failed", "not reached")
-        headers = ("dataset", "files", *states, "events", *states, "complete")
-        return Table("Completeness", headers, cells, flagged)
+        """Return two rows for each dataset, its files and its events, and their sum."""
+        books = list(self.items())
+        if len(books) > 1:
+            books.append(("all", self.total))
+        rows = [row for name, one in books for row in _rows(name, one)]
+        incomplete = [number for number, (_, one) in enumerate(books) if not one.is_complete]
+        flagged = frozenset(row for number in incomplete for row in (2 * number, 2 * number + 1))
+        headers = ("dataset", "", "requested", "processed", "failed", "not reached", "complete")
+        return Table("Completeness", headers, tuple(rows), flagged)
 
     def __repr__(self) -> str:
         return str(self.to_table())
@@ -147,20 +147,20 @@ class Completeness(Mapping[str, DatasetCompleteness]):
         return self.to_table()._repr_html_()
 
 
-def _cells(one: DatasetCompleteness) -> tuple[str, ...]:
-    percent = f"{100 * one.fraction:.4g}%" if one.is_complete or one.fraction < 0.9999 else "< 100%"
-    unknown = f" + {one.num_files_unknown} file(s) unknown" if one.num_files_unknown else ""
-    return (
-        f"{one.num_files_requested:,}",
-        f"{one.num_files_processed:,}",
-        f"{one.num_files_failed:,}",
-        f"{one.num_files_not_reached:,}",
-        f"{one.num_entries_requested:,}{unknown}",
-        f"{one.num_entries_processed:,}",
-        f"{one.num_entries_failed:,}",
-        f"{one.num_entries_not_reached:,}",
-        percent,
-    )
+def _rows(name: str, one: DatasetCompleteness) -> list[tuple[str, ...]]:
+    files = _figures(one, "files")
+    events = _figures(one, "entries")
+    if one.num_files_unknown:
+        files = (*files[:2], f"{files[2]} ({one.num_files_unknown:,} unread)", files[3])
+        events = (f"{events[0]} + ?", *events[1:])
+    # what is not complete never reads 100%
+    percent = 100 * one.fraction if one.is_complete else min(100 * one.fraction, 99.99)
+    return [(name, "files", *files, ""), ("", "events", *events, f"{percent:.4g}%")]
+
+
+def _figures(one: DatasetCompleteness, what: str) -> tuple[str, ...]:
+    states = ("requested", "processed", "failed", "not_reached")
+    return tuple(f"{getattr(one, f'num_{what}_{state}'):,}" for state in states)
 
 
 def build_completeness(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hepdask.errors import FileReadError, FilesetError, MissingDependencyError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     # directory -> (name, is a directory) of what is in it; nothing if there is no such directory
     Listing = Callable[[str], list[tuple[str, bool]]]
 
-__all__ = ["expand_globs"]
+__all__ = ["expand_globs", "make_absolute"]
 
 _LOCAL_SCHEMES = ("file://", "local://")
 
@@ -60,6 +61,37 @@ def expand_globs(fileset: Fileset) -> Fileset:
     datasets = tuple(_expand_dataset(dataset, problems) for dataset in fileset)
     problems.check("fileset")
     return Fileset(datasets)
+
+
+def make_absolute(fileset: Fileset) -> Fileset:
+    """Make relative local paths absolute: a worker has another working directory than the notebook.
+
+    Parameters
+    ----------
+    fileset : Fileset
+        With paths relative to the current directory; ``~`` is the home directory.
+    """
+    if all(_absolute(url) == url for file in fileset.files for url in file.replicas):
+        return fileset
+    return Fileset(
+        tuple(
+            dataclasses.replace(
+                dataset, files=tuple(_with_absolute_paths(file) for file in dataset.files)
+            )
+            for dataset in fileset
+        )
+    )
+
+
+def _with_absolute_paths(file: InputFile) -> InputFile:
+    replicas = tuple(map(_absolute, file.replicas))
+    return dataclasses.replace(file, file_path=replicas[0], replicas=replicas)
+
+
+def _absolute(url: str) -> str:
+    if url.startswith("/") or "://" in url:
+        return url
+    return str(Path(url).expanduser().absolute())
 
 
 def _expand_dataset(dataset: Dataset, problems: Problems) -> Dataset:

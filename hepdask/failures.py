@@ -88,7 +88,7 @@ class Failure:
         worker = f" (on {self.worker})" if self.worker else ""
         # errors of reading say themselves where they are from
         place = "" if self.file_path in self.message else f"{self.where}: "
-        return f"{place}{self.exception_type}: {self.message}{worker}"
+        return f"{place}{_short_name(self)}: {self.message}{worker}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, name) for name in self.__slots__ if name != "exception"]
@@ -129,24 +129,11 @@ class Failures(Sequence[Failure]):
 
     def to_table(self, max_rows: int = 20) -> Table:
         """Return the first failures, one a row."""
-        shown = self._failures[:max_rows]
-        rows = [
-            (
-                failure.dataset,
-                failure.file_path,
-                "all"
-                if failure.entry_start is None
-                else f"{failure.entry_start} to {failure.entry_stop}",
-                failure.kind,
-                f"{failure.exception_type}: {_first_line(failure.message)}",
-                failure.worker,
-            )
-            for failure in shown
-        ]
+        rows = [(_place(failure), _cause(failure)) for failure in self._failures[:max_rows]]
         title = f"Failures: {len(self)}" + (
             f", the first {max_rows}" if len(self) > max_rows else ""
         )
-        return Table(title, ("dataset", "file", "entries", "kind", "error", "worker"), tuple(rows))
+        return Table(title, ("where", "what"), tuple(rows))
 
     def to_fileset(self) -> dict[str, Any]:
         """Return what failed as a fileset, the ranges as ``steps``, that any tool can run.
@@ -221,7 +208,7 @@ def build_failure(
         entry_stop=bounds[1] if bounds else None,
         kind=classify(exception),
         exception_type=_qualified_name(type(shown)),
-        message=str(shown),
+        message=_text(shown),
         traceback="".join(tracebacks.format_exception(exception)),
         worker=worker,
         replica=replica,
@@ -248,6 +235,13 @@ def classify(exception: BaseException) -> FailureKind:
     return "setup"
 
 
+def _text(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except Exception:  # noqa: BLE001  # the user's class: its failure must not hide that of the range
+        return "(its text can't be made)"
+
+
 def _qualified_name(kind: type) -> str:
     return (
         kind.__qualname__
@@ -256,5 +250,23 @@ def _qualified_name(kind: type) -> str:
     )
 
 
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0]
+def _place(failure: Failure) -> str:
+    bounds = (
+        "all entries"
+        if failure.entry_start is None
+        else f"entries {failure.entry_start} to {failure.entry_stop}"
+    )
+    return f"{failure.dataset}\n{failure.file_path}\n{bounds}"
+
+
+def _cause(failure: Failure) -> str:
+    text = failure.message.strip().split("\n", 1)[0]
+    # errors of reading begin with the place, which stands beside them
+    text = text.removeprefix(f"dataset {failure.dataset!r}, file {failure.file_path}").lstrip(":, ")
+    worker = f"\non {failure.worker}" if failure.worker else ""
+    return f"{_short_name(failure)} ({failure.kind}): {text}{worker}"
+
+
+def _short_name(failure: Failure) -> str:
+    """Name the exception without its module."""
+    return failure.exception_type.rpartition(".")[2]

@@ -236,7 +236,7 @@ def check_unchanged(file: InputFile, opened: OpenFile, *, entry_stop: int | None
         If the UUID is another one, or there are fewer entries.
     """
     place = f"dataset {file.dataset!r}, file {opened.replica}, tree {file.treename!r}"
-    advice = "the file was replaced; inspect it again (drop 'uuid', 'num_entries' and 'steps' from the fileset)"
+    advice = "the file was replaced; run again to inspect it anew (without 'uuid', 'num_entries', 'steps' in the fileset)"
     if file.uuid is not None and opened.uuid != file.uuid:
         raise FileChangedError(
             f"{place}: its UUID is {opened.uuid}, but {file.uuid} was expected: {advice}"

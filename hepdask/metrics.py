@@ -30,7 +30,7 @@ class Counters:
     num_ranges : int
         Ranges that went through the processor, failed ones included.
     num_entries : int
-        Entries of the ranges that were processed without a failure.
+        Entries of the ranges that were processed without a failure, even if their output then did not fit to the others.
     num_opens : int
         Times that a file was opened; a kept file that is used again is not counted.
     open_seconds : float

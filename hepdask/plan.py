@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hepdask.columns import count_bytes_per_entry, trace_columns
-from hepdask.discovery import expand_globs
+from hepdask.discovery import expand_globs, make_absolute
 from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
 from hepdask.metadata import FileMetadata
@@ -143,7 +143,7 @@ class Planner:
         FilesetError
             If something is wrong in it.
         """
-        fileset = expand_globs(load_fileset(source, treename))  # type: ignore[arg-type]  # it checks the type
+        fileset = make_absolute(expand_globs(load_fileset(source, treename)))  # type: ignore[arg-type]  # it checks the type
         return fileset.limit(self.limits.max_files)
 
     def plan(self, files: Sequence[InputFile], work: Work | None) -> Plan:

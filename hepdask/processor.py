@@ -8,9 +8,12 @@ such a processor a fresh copy for each range.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hepdask.errors import ExecutorError, OptionError, ProcessorError
@@ -21,6 +24,28 @@ if TYPE_CHECKING:
 __all__ = ["Process", "ProcessorCopies", "call_postprocess", "find_process"]
 
 Process = Callable[[Any], Any]
+
+_KEEPS = (
+    "process() returned an object that {}: the next range would fill it again and count its contents twice; "
+    "make what you fill inside process()"
+)
+_LIBRARIES = frozenset(
+    {
+        "abc",
+        "awkward",
+        "boost_histogram",
+        "builtins",
+        "coffea",
+        "correctionlib",
+        "hist",
+        "numpy",
+        "vector",
+    }
+)
+_IMMUTABLE = (
+    type(None), str, bytes, int, float, complex, frozenset, type, FunctionType, BuiltinFunctionType, ModuleType,
+    property, classmethod, staticmethod, Enum,
+)  # fmt: skip
 
 #: Objects of a processor or an output that are looked at for a shared one; enough for any dictionary of histograms.
 MAX_OBJECTS = 5_000
@@ -106,17 +131,26 @@ class ProcessorCopies:
         self._original = processor
         self._is_used = False
         # a snapshot, from before the first range; a processor that can't be pickled runs here all the same
-        self._pickled = _try_pickle(processor) if _state(processor) else None
+        self._pickled = _try_pickle(processor) if _owned(processor) else None
         self._kept = threading.local()
+        self._lock = threading.Lock()
 
     def __call__(self, events: Any) -> Any:
-        """Call ``process(events)``."""
+        """Call ``process(events)``.
+
+        Raises
+        ------
+        ProcessorError
+            If it returns an object that all its copies have in common, a global histogram say.
+        """
         processor = getattr(self._kept, "processor", None)
         if processor is None:
             processor = self._kept.processor = self._make()
         output = find_process(processor)(events)
-        if _shares_state(output, processor):
+        if _shares_state(output, _owned(processor)):
             self._drop()
+        elif _shares_state(output, _shared(processor)):
+            raise ProcessorError(_KEEPS.format("is a global or a class attribute"))
         return output
 
     def __getstate__(self) -> bytes:
@@ -131,16 +165,16 @@ class ProcessorCopies:
         self._is_used = True
         self._pickled = pickled
         self._kept = threading.local()
+        self._lock = threading.Lock()
 
     def trial(self) -> Process:
         """Return a processor to try out, which no range will get (the user's own, if it can't be copied)."""
         return find_process(self._original if self._pickled is None else self._load())
 
     def _make(self) -> Any:
-        if self._pickled is None or not self._is_used:
-            self._is_used = True
-            return self._original
-        return self._load()
+        with self._lock:
+            is_first, self._is_used = not self._is_used, True
+        return self._original if self._pickled is None or is_first else self._load()
 
     def _load(self) -> Any:
         import cloudpickle
@@ -155,8 +189,7 @@ class ProcessorCopies:
     def _drop(self) -> None:
         if self._pickled is None:
             raise ProcessorError(
-                "process() returned an object that the processor keeps, so the next range would count its contents "
-                "again, and this processor can't be pickled to make a fresh one: make what you fill inside process()"
+                _KEEPS.format("belongs to a processor that can't be pickled to make a fresh one")
             )
         self._kept.processor = None
 
@@ -170,38 +203,75 @@ def _try_pickle(processor: Any) -> bytes | None:
         return None
 
 
-def _state(processor: Any) -> dict[str, Any]:
+def _shares_state(output: Any, owned: list[Any]) -> bool:
+    return bool(owned) and not _mutable_ids([output]).isdisjoint(_mutable_ids(owned))
+
+
+def _owned(processor: Any) -> list[Any]:
+    """Collect what a processor brings with it, and what a pickled copy therefore has for itself."""
+    if isinstance(processor, functools.partial):
+        return [*processor.args, *processor.keywords.values(), *_owned(processor.func)]
     owner = getattr(processor, "__self__", processor)
-    return (
-        {}
-        if inspect.isfunction(owner) or inspect.ismodule(owner)
-        else getattr(owner, "__dict__", {})
-    )
+    if inspect.ismodule(owner):  # a builtin function
+        return []
+    if inspect.isfunction(owner):
+        cells = [cell.cell_contents for cell in owner.__closure__ or () if _is_filled(cell)]
+        return [*cells, *(owner.__defaults__ or ()), *(owner.__kwdefaults__ or {}).values()]
+    return _attributes(owner)
 
 
-def _shares_state(output: Any, processor: Any) -> bool:
-    state = _state(processor)
-    return bool(state) and not _mutable_ids(output).isdisjoint(_mutable_ids(state))
+def _shared(processor: Any) -> list[Any]:
+    """Collect what all copies of a processor have in common: class attributes, globals that `process` names."""
+    process = find_process(processor)
+    function = getattr(process, "__func__", process)
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    found = [
+        function.__globals__[name] for name in names if name in getattr(function, "__globals__", ())
+    ]
+    if not inspect.isfunction(processor):
+        for kind in type(processor).__mro__:
+            if not _is_library(kind):
+                found.extend(
+                    value for name, value in vars(kind).items() if not name.startswith("__")
+                )
+    return found
 
 
-def _mutable_ids(root: Any) -> set[int]:
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is bound only later
+        return False
+
+
+def _attributes(owner: Any) -> list[Any]:
+    slots = [name for kind in type(owner).__mro__ for name in getattr(kind, "__slots__", ())]
+    slotted = [
+        getattr(owner, name) for name in slots if isinstance(name, str) and hasattr(owner, name)
+    ]
+    return [*getattr(owner, "__dict__", {}).values(), *slotted]
+
+
+def _is_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _LIBRARIES
+
+
+def _mutable_ids(roots: list[Any]) -> set[int]:
     """Collect the identities of the objects in nested containers that could be changed in place."""
     found: set[int] = set()
-    pending = [root]
+    pending = list(roots)
     while pending and len(found) < MAX_OBJECTS:
         one = pending.pop()
-        if (
-            one is None
-            or isinstance(one, str | bytes | int | float | complex | frozenset)
-            or id(one) in found
-        ):
+        if isinstance(one, _IMMUTABLE) or id(one) in found:
             continue
         if isinstance(one, tuple):
             pending.extend(one)
             continue
         found.add(id(one))
-        if isinstance(one, dict):
+        if isinstance(one, Mapping):
             pending.extend(one.values())
         elif isinstance(one, list):
             pending.extend(one)
+        elif not _is_library(type(one)):
+            pending.extend(_attributes(one))
     return found

@@ -27,7 +27,7 @@ __all__ = ["EntryRange", "SplitOptions", "choose_max_entries", "limit_ranges", "
 TARGET_RANGE_BYTES = 64 * 2**20
 #: Entries that a range has at most by default: enough for the cost of a range (milliseconds) to vanish, and few enough
 #: that a file of 50 million entries keeps many workers busy.
-MAX_RANGE_ENTRIES = 250_000
+MAX_RANGE_ENTRIES = 2**18
 #: Entries of a range by default when nothing is known of the branches (coffea's default chunk size).
 UNKNOWN_RANGE_ENTRIES = 100_000
 
@@ -101,13 +101,15 @@ def choose_max_entries(bytes_per_entry: float | None) -> int:
     Returns
     -------
     int
-        At least 1,000: `TARGET_RANGE_BYTES` over `bytes_per_entry`, but no more than `MAX_RANGE_ENTRIES`.
+        At least 1,024: `TARGET_RANGE_BYTES` over `bytes_per_entry`, but no more than `MAX_RANGE_ENTRIES`. It is a power of
+        two, so that files which differ a little in size are split in the same way.
     """
     if bytes_per_entry is None:
         return UNKNOWN_RANGE_ENTRIES
     if bytes_per_entry <= 0:
         return MAX_RANGE_ENTRIES
-    return max(1_000, int(min(MAX_RANGE_ENTRIES, TARGET_RANGE_BYTES / bytes_per_entry)))
+    largest = max(1_024, int(min(MAX_RANGE_ENTRIES, TARGET_RANGE_BYTES / bytes_per_entry)))
+    return 1 << (largest.bit_length() - 1)
 
 
 def split_file(

@@ -343,9 +343,14 @@ class _Run:
         if fatal is None and not result.stopped_by and not missed:
             return
         total = result.completeness.total
+        unread = (
+            f" ({total.num_files_unknown} files could not be inspected)"
+            if total.num_files_unknown
+            else ""
+        )
         text = (
             f"{fatal or result.stopped_by or 'the executor did not reach all ranges'}\n"
-            f"{total.num_entries_processed:,} of {total.num_entries_requested:,} entries were processed: they are in "
+            f"{total.num_entries_processed:,} of {total.num_entries_requested:,} entries were processed{unread}: they are in "
             "this error's partial_result (.output, .completeness, .failures), and partial_result.resume() goes on "
             "from there"
         )

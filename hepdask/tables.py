@@ -41,7 +41,14 @@ class Table:
 
         table = RichTable(title=Text(self.title), title_justify="left", box=SIMPLE_HEAD)
         for column, header in enumerate(self.headers):
-            table.add_column(Text(header), justify="right" if self._is_numeric(column) else "left")
+            is_numeric = self._is_numeric(column)
+            # figures stay whole, and of a path or an error nothing is cut away
+            table.add_column(
+                Text(header),
+                justify="right" if is_numeric else "left",
+                no_wrap=is_numeric,
+                overflow="fold",
+            )
         for number, row in enumerate(self.rows):
             # Text: a file name with brackets is not rich markup
             table.add_row(*map(Text, row), style="red" if number in self.flagged else None)

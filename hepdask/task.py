@@ -8,7 +8,10 @@ when dask runs a task again.
 from __future__ import annotations
 
 import os
+import sys
 import time
+import traceback
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from hepdask.ranges import EntryRange
     from hepdask.readers import Reader
     from hepdask.readers.branches import RangeEvents
+
+_PLAIN = frozenset({bool, int, float, str})
 
 __all__ = [
     "Monitor",
@@ -221,8 +226,8 @@ class _RangeMeasure:
             accumulator = process(events)
         except (FileReadError, ExecutorError):
             raise  # noticed when the processor touched the branch; or there is no processor
-        except Exception as error:
-            raise ProcessorError(f"process() raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise ProcessorError(f"process() raised {type(error).__name__}") from error
         if accumulator is None:
             raise ProcessorError(
                 "process() returned None: return an accumulator, a dict of histograms say"
@@ -262,21 +267,36 @@ class _RangeMeasure:
 
 
 def materialize(accumulator: Any) -> Any:
-    """Read what is still lazy in an output, as long as its file is open.
+    """Read what is still lazy in an output, as long as its file is open, and let go of the events it comes from.
 
-    Awkward arrays in dicts, lists and tuples are looked for; everything else stays as it is.
+    Awkward arrays in mappings, lists and tuples are looked for; everything else stays as it is.
     """
-    if isinstance(accumulator, dict):
+    if isinstance(accumulator, MutableMapping):
         for key, value in accumulator.items():
-            accumulator[key] = materialize(value)
-    elif type(accumulator) in (list, tuple):
-        return type(accumulator)(map(materialize, accumulator))
-    elif type(accumulator).__module__.partition(".")[0] in ("awkward", "coffea", "vector"):
-        import awkward
-
-        if isinstance(accumulator, awkward.Array | awkward.Record):
-            return awkward.materialize(accumulator)
+            made = materialize(value)
+            if made is not value:
+                accumulator[key] = made
+    elif isinstance(accumulator, list):
+        if not all(type(one) in _PLAIN for one in accumulator):
+            accumulator[:] = map(materialize, accumulator)
+    elif isinstance(accumulator, tuple):
+        parts = map(materialize, accumulator)
+        kind = type(accumulator)
+        return kind(*parts) if hasattr(accumulator, "_fields") else kind(parts)
+    elif "awkward" in sys.modules:
+        return _materialize_array(accumulator)
     return accumulator
+
+
+def _materialize_array(array: Any) -> Any:
+    import awkward
+
+    if not isinstance(array, awkward.Array):
+        return array
+    # attributes with an @ hold on to the whole range of events (awkward leaves them out of pickles for that)
+    attributes = {name: value for name, value in array.attrs.items() if not name.startswith("@")}
+    layout = awkward.materialize(array).layout
+    return awkward.Array(layout, behavior=array.behavior, attrs=attributes)
 
 
 def merge_results(left: PartialResult, right: PartialResult, *, worker: str = "") -> PartialResult:
@@ -319,6 +339,7 @@ def _without_accumulator(result: PartialResult, error: Exception, worker: str) -
             kind="user",
             exception_type="hepdask.errors.AccumulatorError",
             message=f"{text} (all other outputs fit together; this one was left out)",
+            traceback="".join(traceback.format_exception(error)),
             worker=worker or _process_name(),
             exception=error,
         )

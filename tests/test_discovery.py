@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from hepdask.discovery import expand_globs
+from hepdask.discovery import expand_globs, make_absolute
 from hepdask.errors import FileReadError, FilesetError, MissingDependencyError
 from hepdask.fileset import load_fileset
 
@@ -253,3 +253,18 @@ def test_missing_xrootd_plugin_is_the_command_to_type(monkeypatch: pytest.Monkey
 def test_unknown_scheme_is_named() -> None:
     with pytest.raises(FilesetError, match=r"dataset 'dy'.*nosuch"):
         expand("nosuch://host/store/*.root")
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = ["a.root", "/data/b.root", "root://host//c.root", ["d.root", "root://host//d.root"]]
+    loaded = load_fileset({"nano": files}, "Events")
+    paths = [file.replicas for file in make_absolute(loaded).files]
+    here = str(tmp_path)
+    assert paths == [
+        (f"{here}/a.root",),
+        ("/data/b.root",),
+        ("root://host//c.root",),
+        (f"{here}/d.root", "root://host//d.root"),
+    ]
+    assert make_absolute(make_absolute(loaded)) == make_absolute(loaded)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import functools
 import pickle
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 import hist
@@ -150,7 +151,7 @@ def test_a_processor_that_cannot_be_pickled_runs_here() -> None:
 
 
 def test_a_processor_that_keeps_its_output_and_cannot_be_copied_is_refused() -> None:
-    with pytest.raises(ProcessorError, match=r"returned an object that the processor keeps"):
+    with pytest.raises(ProcessorError, match=r"belongs to a processor that can't be pickled"):
         run(ProcessorCopies(Unpicklable()))
 
 
@@ -265,3 +266,81 @@ def test_a_type_error_inside_postprocess_is_not_taken_for_a_wrong_number_of_argu
 
     with pytest.raises(ProcessorError, match="raised TypeError: unsupported operand"):
         call_postprocess(Postprocess(postprocess), 5, COMPLETENESS)
+
+
+class _Box:
+    """Holds a histogram, as an object of the user's might."""
+
+    def __init__(self) -> None:
+        self.counts = {"entries": 0}
+
+
+class _Nested:
+    def __init__(self) -> None:
+        self.box = _Box()
+
+    def process(self, events: Any) -> Any:
+        self.box.counts["entries"] += len(events)
+        return self.box.counts
+
+
+class _Slotted:
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts = {"entries": 0}
+
+    def process(self, events: Any) -> Any:
+        self.counts["entries"] += len(events)
+        return self.counts
+
+
+def _closure() -> Any:
+    counts = {"entries": 0}
+
+    def process(events: Any) -> Any:
+        counts["entries"] += len(events)
+        return {"nested": counts}
+
+    return process
+
+
+def _fill(counts: dict[str, int], events: Any) -> Any:
+    counts["entries"] += len(events)
+    return [counts]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [_Nested, _Slotted, _closure, lambda: functools.partial(_fill, {"entries": 0})],
+    ids=["nested", "slots", "closure", "partial"],
+)
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_what_a_processor_keeps_is_counted_once(make: Any, is_sent: bool) -> None:
+    copies = ProcessorCopies(make())
+    if is_sent:
+        copies = cloudpickle.loads(cloudpickle.dumps(copies))
+    for _ in range(3):
+        assert "'entries': 5" in str(copies([0] * 5))
+
+
+_GLOBAL_COUNTS = {"entries": 0}
+
+
+def _fill_global(events: Any) -> Any:
+    _GLOBAL_COUNTS["entries"] += len(events)
+    return _GLOBAL_COUNTS
+
+
+class _FillsClass:
+    counts: ClassVar[dict[str, int]] = {"entries": 0}
+
+    def process(self, events: Any) -> Any:
+        self.counts["entries"] += len(events)
+        return self.counts
+
+
+@pytest.mark.parametrize("processor", [_fill_global, _FillsClass()], ids=["global", "class"])
+def test_what_all_copies_share_is_an_error(processor: Any) -> None:
+    with pytest.raises(ProcessorError, match="is a global or a class attribute"):
+        ProcessorCopies(processor)([0] * 5)

@@ -186,7 +186,7 @@ def test_automatic_size_follows_the_bytes_in_use() -> None:
     assert choose_max_entries(0.0) == MAX_RANGE_ENTRIES
     assert choose_max_entries(1.0) == MAX_RANGE_ENTRIES
     assert choose_max_entries(1_024.0) == TARGET_RANGE_BYTES // 1_024
-    assert choose_max_entries(1e12) == 1_000
+    assert choose_max_entries(1e12) == 1_024
 
 
 @given(st.floats(0, 1e9), st.floats(0, 1e9))

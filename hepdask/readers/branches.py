@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -186,7 +187,10 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
     @classmethod
     def extract_form(cls, tree: Any) -> dict[str, Any]:
         """Return coffea's form of a tree, in which the name of each buffer says how it is read."""
-        form: dict[str, Any] = cls._extract_base_form(tree)
+        with warnings.catch_warnings():
+            # branches that awkward can't represent are left out: touching one is an error of its own
+            warnings.filterwarnings("ignore", "Skipping |Found duplicate branch")
+            form: dict[str, Any] = cls._extract_base_form(tree)
         return form
 
 

@@ -109,7 +109,7 @@ class NanoEventsReader:
         if issubclass(self.schema, schemas.EDM4HEPSchema):
             base_form["podio_collection_types"] = podio_collection_types(opened.directory)
         with warnings.catch_warnings():
-            # a layout that lacks some cross references, as those of 2012 do, is usual: using one is an error of its own
+            # that a layout lacks some cross references, as those of 2012 do, is usual: using one is an error of its own
             warnings.filterwarnings(
                 "ignore", "Missing cross-reference index|Branch .* already exists", RuntimeWarning
             )
