@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from hepdask.completeness import Completeness
     from hepdask.failures import Failures
+    from hepdask.fileset import Fileset
     from hepdask.metrics import RunMetrics
     from hepdask.tables import Table
 
@@ -43,6 +44,7 @@ class RunResult:
     completeness: Completeness
     stopped_by: str = ""
     _resume: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+    _missing: Callable[[], Fileset] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_complete(self) -> bool:
@@ -71,6 +73,28 @@ class RunResult:
                 "this result was not made by a Runner in this process: run the fileset again"
             )
         return self._resume()
+
+    def missing_fileset(self) -> dict[str, Any]:
+        """Return what failed or was not reached as a fileset, that any tool can run.
+
+        Returns
+        -------
+        dict
+            In coffea's preprocessed dialect, the ranges as ``steps``, with tree names, replicas and metadata; empty if nothing
+            is missing.
+
+        Raises
+        ------
+        RunError
+            If this result was not made by a `Runner` in this process.
+        """
+        if self.is_complete:
+            return {}
+        if self._missing is None:
+            raise RunError(
+                "this result was not made by a Runner in this process: see its failures.to_fileset()"
+            )
+        return self._missing().to_dict()
 
     def report(self) -> str:
         """Return the run in words and tables: completeness, failures, metrics."""

@@ -5,34 +5,28 @@ All options and their defaults are here.
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hepdask.completeness import build_completeness
-from hepdask.errors import FileReadError, OptionError, RunError
-from hepdask.executors import Executor, Job, Outcome, check_options
-from hepdask.failures import Failures
+from hepdask.errors import FileReadError, OptionError
+from hepdask.executors import Executor, check_options
 from hepdask.metadata import MetadataCache
-from hepdask.metrics import RunMetrics
 from hepdask.opening import ReadOptions
 from hepdask.plan import Limits, Plan, Planner
-from hepdask.processor import ProcessorCopies, call_postprocess, find_process
+from hepdask.processor import ProcessorCopies, find_process
 from hepdask.progress import choose_progress
-from hepdask.ranges import EntryRange, SplitOptions
+from hepdask.ranges import SplitOptions
 from hepdask.readers import build_reader
-from hepdask.result import RunResult
-from hepdask.task import PartialResult, Work, merge_results
-from hepdask.tree import arrange
+from hepdask.run import Run
+from hepdask.task import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from os import PathLike
 
-    from hepdask.fileset import InputFile
     from hepdask.progress import Progress
+    from hepdask.result import RunResult
 
 __all__ = ["Runner"]
 
@@ -208,7 +202,7 @@ class Runner:
         )
         work = Work(ProcessorCopies(processor), build_reader(self._schema, options), self._skipped)
         return self.executor.dispatch(
-            lambda: _Run(self, processor, work, options).start(fileset, treename)
+            lambda: self._run(processor, work, options).start(fileset, treename)
         )
 
     def plan(self, fileset: Any, processor: Any = None, *, treename: str | None = None) -> Plan:
@@ -239,8 +233,18 @@ class Runner:
 
     def _planner(self, options: ReadOptions, progress: Progress) -> Planner:
         return Planner(
-            self.executor, options, self._split, self._limits, self._skipped, self._cache, progress
+            self.executor,
+            options,
+            self._split,
+            self._limits,
+            self._skipped,
+            self._cache,
+            progress,
         )
+
+    def _run(self, processor: Any, work: Work, options: ReadOptions) -> Run:
+        make_planner = partial(self._planner, options)
+        return Run(self.executor, processor, work, make_planner, self._choose_progress, self._cache)
 
     def _choose_progress(self) -> Progress:
         return choose_progress(self._progress if self.executor.shows_progress else False)
@@ -250,180 +254,6 @@ class Runner:
 
     async def _in_coffea_shape_later(self, result: Awaitable[RunResult]) -> Any:
         return self._in_coffea_shape(await result)
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a run has come to: enough to go on."""
-
-    plan: Plan
-    partial: PartialResult
-    outcome: Outcome
-    inspect_seconds: float
-
-
-class _Run:
-    """One call of `Runner.run`, and what resumes it."""
-
-    def __init__(self, runner: Runner, processor: Any, work: Work, options: ReadOptions) -> None:
-        self._runner = runner
-        self._processor = processor
-        self._work = work
-        self._options = options
-
-    def start(self, fileset: Any, treename: str | None) -> RunResult:
-        progress = self._runner._choose_progress()
-        try:
-            planner = self._runner._planner(self._options, progress)
-            files = planner.load(fileset, treename).files
-            return self._process(planner, files, None, progress)
-        finally:
-            progress.close()
-
-    def _resume(self, before: _State) -> RunResult:
-        progress = self._runner._choose_progress()
-        try:
-            # the limits have been applied to what is left
-            planner = replace(self._runner._planner(self._options, progress), limits=Limits())
-            return self._process(planner, _missing_files(before), before, progress)
-        finally:
-            progress.close()
-
-    def _process(
-        self,
-        planner: Planner,
-        files: Iterable[InputFile],
-        before: _State | None,
-        progress: Progress,
-    ) -> RunResult:
-        started = time.perf_counter()
-        plan = planner.plan(tuple(files), self._work)
-        inspect_seconds = time.perf_counter() - started
-        bad = next((one for one in plan.failures if not one.is_skipped), None)
-        if bad is not None or not plan.ranges:
-            outcome = Outcome(PartialResult(), stopped_by=str(bad) if bad else "")
-        else:
-            job = Job(_name(self._processor), plan.ranges, arrange(plan.ranges), self._work)
-            outcome = self._runner.executor.reduce(job, progress)
-        return self._conclude(_join(before, _State(plan, outcome.root, outcome, inspect_seconds)))
-
-    def _conclude(self, state: _State) -> RunResult:
-        plan, partial, outcome = state.plan, state.partial, state.outcome
-        failures = Failures((*plan.failures, *partial.failures))
-        completeness = build_completeness(plan.files, plan.ranges, partial.processed, failures)
-        completeness.check()
-        self._forget_changed(failures)
-        metrics = RunMetrics(
-            partial.metrics,
-            num_tasks=outcome.num_tasks,
-            num_merges=outcome.num_merges,
-            inspect_seconds=state.inspect_seconds,
-            run_seconds=outcome.run_seconds,
-            queue_seconds=outcome.queue_seconds,
-            transfer_seconds=outcome.transfer_seconds,
-        )
-        accumulator = partial.accumulator
-        if not completeness.is_complete:
-            # postprocess may change it in place, and what is resumed goes on from here
-            accumulator = copy.deepcopy(accumulator)
-        result = RunResult(
-            call_postprocess(self._processor, accumulator, completeness),
-            metrics,
-            failures,
-            completeness,
-            outcome.stopped_by,
-            lambda: self._runner.executor.dispatch(lambda: self._resume(state)),
-        )
-        self._check_finished(result)
-        return result
-
-    def _check_finished(self, result: RunResult) -> None:
-        fatal = next((one for one in result.failures if not one.is_skipped), None)
-        missed = result.completeness.total.num_entries_not_reached
-        if fatal is None and not result.stopped_by and not missed:
-            return
-        total = result.completeness.total
-        unread = (
-            f" ({total.num_files_unknown} files could not be inspected)"
-            if total.num_files_unknown
-            else ""
-        )
-        text = (
-            f"{fatal or result.stopped_by or 'the executor did not reach all ranges'}\n"
-            f"{total.num_entries_processed:,} of {total.num_entries_requested:,} entries were processed{unread}: they are in "
-            "this error's partial_result (.output, .completeness, .failures), and partial_result.resume() goes on "
-            "from there"
-        )
-        if fatal is not None and fatal.kind in ("input", "transient"):
-            text += "; skipbadfiles=True leaves out, and lists, files that can't be read"
-        error = RunError(text, partial_result=result)
-        cause = fatal.exception if fatal is not None else None
-        if cause is None:
-            raise error
-        # a debugger then stands where it happened, in the user's frames
-        innermost = cause.__cause__ or cause
-        raise error.with_traceback(innermost.__traceback__) from cause
-
-    def _forget_changed(self, failures: Failures) -> None:
-        cache = self._runner._cache
-        for failure in failures:
-            if cache is not None and failure.exception_type.endswith("FileChangedError"):
-                cache.forget(failure.file_path, failure.treename)
-
-
-def _join(before: _State | None, now: _State) -> _State:
-    """Put what was resumed behind what was there."""
-    if before is None:
-        return now
-    files = {(one.dataset, one.file_path): one for one in before.plan.files}
-    files.update({(one.dataset, one.file_path): replace(one, steps=None) for one in now.plan.files})
-    plan = replace(
-        now.plan,
-        files=tuple(files.values()),
-        ranges=_unite_ranges(before.plan.ranges, now.plan.ranges),
-    )
-    partial = replace(before.partial, failures=())
-    outcome = replace(now.outcome, run_seconds=before.outcome.run_seconds + now.outcome.run_seconds)
-    return _State(
-        plan,
-        merge_results(partial, now.partial),
-        outcome,
-        before.inspect_seconds + now.inspect_seconds,
-    )
-
-
-def _unite_ranges(
-    before: tuple[EntryRange, ...], now: tuple[EntryRange, ...]
-) -> tuple[EntryRange, ...]:
-    """Add the ranges of files that could be inspected only now; the others were asked for before."""
-    known = {(one.file.dataset, one.file.file_path) for one in before}
-    return before + tuple(one for one in now if (one.file.dataset, one.file.file_path) not in known)
-
-
-def _missing_files(state: _State) -> list[InputFile]:
-    """Return the files of which something is missing, with what is missing as their steps."""
-    done: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for span in state.partial.processed:
-        done.setdefault((span.dataset, span.file_path), []).append(
-            (span.entry_start, span.entry_stop)
-        )
-    steps: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for one in state.plan.ranges:
-        key = (one.file.dataset, one.file.file_path)
-        covered = any(
-            start <= one.entry_start and one.entry_stop <= stop for start, stop in done.get(key, ())
-        )
-        if not covered:
-            steps.setdefault(key, []).append((one.entry_start, one.entry_stop))
-    planned = {(one.file.dataset, one.file.file_path) for one in state.plan.ranges}
-    missing = []
-    for file in state.plan.files:
-        key = (file.dataset, file.file_path)
-        if key in steps:
-            missing.append(replace(file, steps=tuple(steps[key])))
-        elif key not in planned:
-            missing.append(file)
-    return missing
 
 
 def _sort_arguments(
@@ -470,7 +300,3 @@ def _open_cache(chosen: Any) -> MetadataCache | None:
 def _check_limit(name: str, value: Any) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise OptionError(f"{name} is {value!r}: give a positive number, or None for no limit")
-
-
-def _name(processor: Any) -> str:
-    return getattr(processor, "__name__", type(processor).__name__)

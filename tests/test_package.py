@@ -43,6 +43,7 @@ ORDER = (
     "executors",
     "plan",
     "result",
+    "run",
     "runner",
     "outputs",
     "cli",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hepdask import FilesetError, LocalExecutor, OptionError, ProcessorError, RunError, Runner
+from hepdask import FilesetError, LocalExecutor, OptionError, RunError, Runner
 from hepdask.readers.handles import close_all, configure
 from tests import example_processors as examples
 
@@ -132,8 +132,10 @@ def test_postprocess_that_raises_says_so(nano_files: NanoFiles) -> None:
         def postprocess(self, accumulator: Any) -> Any:
             return accumulator["missing"]
 
-    with pytest.raises(ProcessorError, match=r"postprocess\(\) raised KeyError: 'missing'"):
+    with pytest.raises(RunError, match=r"postprocess\(\) raised KeyError: 'missing'") as caught:
         make()(nano_files.fileset, Breaks())
+    assert caught.value.partial_result.output["entries"] == {"nano": 289}
+    assert caught.value.partial_result.is_complete
 
 
 def test_resume_computes_what_is_missing_only(nano_files: NanoFiles, tmp_path: Path) -> None:
@@ -173,6 +175,21 @@ def test_resume_inspects_a_file_that_is_there_now(nano_files: NanoFiles, tmp_pat
     assert resumed.output == {"nano": 140}
     assert resumed.completeness["nano"].num_files_processed == 2
     assert resumed.is_complete
+
+
+def test_what_is_missing_is_a_fileset(nano_files: NanoFiles, tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone.root")
+    files = [[str(path), f"/replica/{path.name}"] for path in nano_files.paths]
+    fileset = {"nano": {"files": [*files, gone], "metadata": {"xsec": 2.0}}}
+    run = make(chunksize=50, skipbadfiles=(FileReadError, ZeroDivisionError))
+    missing = run.run(fileset, "Events", examples.RaisesAt(120)).missing_fileset()
+    path = str(nano_files.paths[1])
+    assert missing["nano"]["metadata"] == {"xsec": 2.0}
+    assert set(missing["nano"]["files"]) == {path, gone}
+    assert missing["nano"]["files"][path]["steps"] == [[0, 50]]
+    assert missing["nano"]["files"][path]["replicas"] == [path, "/replica/nano_1.root"]
+    assert run.run(missing, count).output == {"nano": 50}
+    assert make().run(nano_files.fileset, count).missing_fileset() == {}
 
 
 def test_limits(nano_files: NanoFiles) -> None:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from hepdask.progress import Progress
     from hepdask.tree import Node
 
-__all__ = ["DaskExecutor"]
+__all__ = ["DaskExecutor", "open_local_cluster"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,6 +58,10 @@ R = TypeVar("R")
 MAX_BATCHES = 2_000
 #: How often the client looks for Ctrl-C while it waits.
 POLL_SECONDS = 0.1
+#: A run that was stopped waits for the ranges that have begun; not longer than this once there is no worker left.
+NO_WORKERS_SECONDS = 5.0
+#: A terminal sends Ctrl-C to the worker processes, too: these shall finish what they have begun.
+_IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 _IGNORED = {
     **dict.fromkeys(("desc", "unit", "function_name"), "the progress display names its own stages"),
@@ -213,6 +217,35 @@ class DaskExecutor(Executor):
         return self._opened or distributed.default_client()
 
 
+def open_local_cluster(n_workers: int | None = None, **options: Any) -> distributed.LocalCluster:
+    """Start worker processes with one thread each on this machine.
+
+    Parameters
+    ----------
+    n_workers : int or None
+        How many; None: one for each CPU.
+    **options
+        Passed to `distributed.LocalCluster`.
+    """
+    defaults = {"threads_per_worker": 1, "processes": True, "preload": [_IGNORE_INTERRUPTS]}
+    return distributed.LocalCluster(
+        n_workers=n_workers or dask.system.CPU_COUNT, **{**defaults, **options}
+    )
+
+
+class _ClientOfCluster(distributed.Client):  # type: ignore[misc]  # dask has no types
+    """A client that closes its cluster, as ``Client()`` does with the one it makes."""
+
+    def __init__(self, cluster: distributed.LocalCluster) -> None:
+        super().__init__(cluster)
+        self._owned_cluster = cluster
+
+    def close(self, *arguments: Any, **options: Any) -> Any:
+        closed = super().close(*arguments, **options)
+        self._owned_cluster.close()
+        return closed
+
+
 def _is_asynchronous(given: Any) -> bool:
     return bool(getattr(given, "asynchronous", False))
 
@@ -223,9 +256,9 @@ def _open_client(given: Any) -> Any:
         try:
             distributed.default_client()
         except ValueError:
-            # with an address in dask's configuration, Client() takes no options of a local cluster
-            local = {} if dask.config.get("scheduler-address", None) else {"threads_per_worker": 1}
-            return distributed.Client(**local)
+            if dask.config.get("scheduler-address", None):
+                return distributed.Client()
+            return _ClientOfCluster(open_local_cluster())
         return None
     try:
         if isinstance(given, distributed.Client):
@@ -270,6 +303,7 @@ class _Run:
         self._settled: queue.SimpleQueue[Node | dict[str, Any]] = queue.SimpleQueue()
         self._stopped_by = ""
         self._is_abandoned = False
+        self._last_worker = time.monotonic()
         self._submitted = 0.0
         self._token = ""
 
@@ -347,6 +381,9 @@ class _Run:
             try:
                 news = self._settled.get(timeout=POLL_SECONDS)
             except queue.Empty:
+                if self._stopped_by and self._has_lost_all_workers():
+                    self._is_abandoned = True
+                    return
                 continue
             if isinstance(news, dict):
                 display.note(news)
@@ -372,6 +409,11 @@ class _Run:
         threading.Thread(
             target=lambda: self._client.run(stop_run, self._run_id, on_error="ignore"), daemon=True
         ).start()
+
+    def _has_lost_all_workers(self) -> bool:
+        if self._client.scheduler_info(n_workers=1)["workers"]:
+            self._last_worker = time.monotonic()
+        return time.monotonic() - self._last_worker > NO_WORKERS_SECONDS
 
     def _take_root(self) -> PartialResult:
         tree = self._job.tree

@@ -91,7 +91,7 @@ class _LocalMonitor:
         return bool(self.stopped_by)
 
     def interrupt(self) -> None:
-        self.stopped_by = "interrupted"
+        self.stopped_by = "interrupted twice" if self._interrupts.count > 1 else "interrupted"
 
     def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
         if failure is not None and not failure.is_skipped:

@@ -1,0 +1,254 @@
+"""One run, from the plan to the result, and on from there after failures."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from hepdask.completeness import build_completeness
+from hepdask.errors import ProcessorError, RunError
+from hepdask.executors import Job, Outcome
+from hepdask.failures import Failures
+from hepdask.fileset import Dataset, Fileset
+from hepdask.metrics import RunMetrics
+from hepdask.plan import Limits
+from hepdask.processor import call_postprocess
+from hepdask.result import RunResult
+from hepdask.task import PartialResult, merge_results
+from hepdask.tree import arrange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from hepdask.executors import Executor
+    from hepdask.fileset import InputFile
+    from hepdask.metadata import MetadataCache
+    from hepdask.plan import Plan, Planner
+    from hepdask.progress import Progress
+    from hepdask.ranges import EntryRange
+    from hepdask.task import Work
+
+__all__ = ["Run"]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a run has come to: enough to go on."""
+
+    plan: Plan
+    partial: PartialResult
+    outcome: Outcome
+    inspect_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is the same for a run and for those that resume it.
+
+    Attributes
+    ----------
+    executor : Executor
+        Where it runs.
+    processor : object
+        The user's, for its `postprocess`.
+    work : Work
+        What is done with each range.
+    make_planner : callable
+        Makes the planner that shows its progress there.
+    choose_progress : callable
+        Makes a progress display.
+    cache : MetadataCache or None
+        Forgets files that turn out to have changed.
+    """
+
+    executor: Executor
+    processor: Any
+    work: Work
+    make_planner: Callable[[Progress], Planner]
+    choose_progress: Callable[[], Progress]
+    cache: MetadataCache | None
+
+    def start(self, fileset: Any, treename: str | None) -> RunResult:
+        """Run a fileset.
+
+        Raises
+        ------
+        FilesetError
+            If something is wrong in the fileset.
+        RunError
+            If something failed that isn't skipped, or the run was interrupted.
+        """
+        progress = self.choose_progress()
+        try:
+            planner = self.make_planner(progress)
+            files = planner.load(fileset, treename).files
+            return self._process(planner, files, None, progress)
+        finally:
+            progress.close()
+
+    def _resume(self, before: _State) -> RunResult:
+        progress = self.choose_progress()
+        try:
+            # the limits have been applied to what is left
+            planner = replace(self.make_planner(progress), limits=Limits())
+            return self._process(planner, _missing_files(before), before, progress)
+        finally:
+            progress.close()
+
+    def _process(
+        self,
+        planner: Planner,
+        files: Iterable[InputFile],
+        before: _State | None,
+        progress: Progress,
+    ) -> RunResult:
+        started = time.perf_counter()
+        plan = planner.plan(tuple(files), self.work)
+        inspect_seconds = time.perf_counter() - started
+        bad = next((one for one in plan.failures if not one.is_skipped), None)
+        if bad is not None or not plan.ranges:
+            outcome = Outcome(PartialResult(), stopped_by=str(bad) if bad else "")
+        else:
+            name = getattr(self.processor, "__name__", type(self.processor).__name__)
+            job = Job(name, plan.ranges, arrange(plan.ranges), self.work)
+            outcome = self.executor.reduce(job, progress)
+        return self._conclude(_join(before, _State(plan, outcome.root, outcome, inspect_seconds)))
+
+    def _conclude(self, state: _State) -> RunResult:
+        plan, partial, outcome = state.plan, state.partial, state.outcome
+        failures = Failures((*plan.failures, *partial.failures))
+        completeness = build_completeness(plan.files, plan.ranges, partial.processed, failures)
+        completeness.check()
+        self._forget_changed(failures)
+        accumulator = partial.accumulator
+        if not completeness.is_complete:
+            # postprocess may change it in place, and what is resumed goes on from here
+            accumulator = copy.deepcopy(accumulator)
+        result = RunResult(
+            accumulator,
+            _build_metrics(state),
+            failures,
+            completeness,
+            outcome.stopped_by,
+            lambda: self.executor.dispatch(lambda: self._resume(state)),
+            lambda: _group_files(_missing_files(state)),
+        )
+        result = self._postprocess(result)
+        _check_finished(result)
+        return result
+
+    def _postprocess(self, result: RunResult) -> RunResult:
+        try:
+            output = call_postprocess(self.processor, result.output, result.completeness)
+        except ProcessorError as error:
+            text = f"{error}\nthe output as it was before is in this error's partial_result"
+            raise RunError(text, partial_result=result) from error
+        return replace(result, output=output)
+
+    def _forget_changed(self, failures: Failures) -> None:
+        for failure in failures:
+            if self.cache is not None and failure.exception_type.endswith("FileChangedError"):
+                self.cache.forget(failure.file_path, failure.treename)
+
+
+def _build_metrics(state: _State) -> RunMetrics:
+    outcome = state.outcome
+    return RunMetrics(
+        state.partial.metrics,
+        num_tasks=outcome.num_tasks,
+        num_merges=outcome.num_merges,
+        inspect_seconds=state.inspect_seconds,
+        run_seconds=outcome.run_seconds,
+        queue_seconds=outcome.queue_seconds,
+        transfer_seconds=outcome.transfer_seconds,
+    )
+
+
+def _check_finished(result: RunResult) -> None:
+    """Raise if the run ended before everything was tried, or something failed that isn't skipped."""
+    fatal = next((one for one in result.failures if not one.is_skipped), None)
+    total = result.completeness.total
+    if fatal is None and not result.stopped_by and not total.num_entries_not_reached:
+        return
+    unread = f" ({total.num_files_unknown} files could not be inspected)"
+    text = (
+        f"{fatal or result.stopped_by or 'the executor did not reach all ranges'}\n"
+        f"{total.num_entries_processed:,} of {total.num_entries_requested:,} entries were processed"
+        f"{unread if total.num_files_unknown else ''}: they are in this error's partial_result (.output, "
+        ".completeness, .failures), and partial_result.resume() goes on from there"
+    )
+    if fatal is not None and fatal.kind in ("input", "transient"):
+        text += "; skipbadfiles=True leaves out, and lists, files that can't be read"
+    error = RunError(text, partial_result=result)
+    cause = fatal.exception if fatal is not None else None
+    if cause is None:
+        raise error
+    # a debugger then stands where it happened, in the user's frames
+    innermost = cause.__cause__ or cause
+    raise error.with_traceback(innermost.__traceback__) from cause
+
+
+def _join(before: _State | None, now: _State) -> _State:
+    """Put what was resumed behind what was there."""
+    if before is None:
+        return now
+    files = {(one.dataset, one.file_path): one for one in before.plan.files}
+    files.update({(one.dataset, one.file_path): one for one in now.plan.files})
+    ranges = _unite_ranges(before.plan.ranges, now.plan.ranges)
+    return _State(
+        replace(now.plan, files=tuple(files.values()), ranges=ranges),
+        merge_results(replace(before.partial, failures=()), now.partial),
+        replace(
+            now.outcome,
+            num_tasks=before.outcome.num_tasks + now.outcome.num_tasks,
+            num_merges=before.outcome.num_merges + now.outcome.num_merges,
+            run_seconds=before.outcome.run_seconds + now.outcome.run_seconds,
+            transfer_seconds=before.outcome.transfer_seconds + now.outcome.transfer_seconds,
+        ),
+        before.inspect_seconds + now.inspect_seconds,
+    )
+
+
+def _unite_ranges(
+    before: tuple[EntryRange, ...], now: tuple[EntryRange, ...]
+) -> tuple[EntryRange, ...]:
+    """Add the ranges of files that could be inspected only now; the others were asked for before."""
+    known = {_file_key(one.file) for one in before}
+    return before + tuple(one for one in now if _file_key(one.file) not in known)
+
+
+def _missing_files(state: _State) -> list[InputFile]:
+    """Return the files of which something is missing, with what is missing as their steps."""
+    done: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for span in state.partial.processed:
+        done.setdefault(span[:2], []).append((span.entry_start, span.entry_stop))
+    steps: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for one in state.plan.ranges:
+        bounds = (one.entry_start, one.entry_stop)
+        spans = done.get(_file_key(one.file), ())
+        if not any(start <= bounds[0] and bounds[1] <= stop for start, stop in spans):
+            steps.setdefault(_file_key(one.file), []).append(bounds)
+    planned = {_file_key(one.file) for one in state.plan.ranges}
+    missing = []
+    for file in state.plan.files:
+        key = _file_key(file)
+        if key in steps:
+            missing.append(replace(file, steps=tuple(steps[key])))
+        elif key not in planned and file.num_entries is None:
+            missing.append(file)
+    return missing
+
+
+def _group_files(files: Iterable[InputFile]) -> Fileset:
+    datasets: dict[str, list[InputFile]] = {}
+    for file in files:
+        datasets.setdefault(file.dataset, []).append(file)
+    return Fileset(
+        tuple(Dataset(name, tuple(found), found[0].metadata) for name, found in datasets.items())
+    )
+
+
+def _file_key(file: InputFile) -> tuple[str, str]:
+    return file.dataset, file.file_path
