@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hepdask import FilesetError, LocalExecutor, OptionError, RunError, Runner
+from hepdask import FileReadError, FilesetError, LocalExecutor, OptionError, RunError, Runner
 from hepdask.readers.handles import close_all, configure
 from tests import example_processors as examples
 
