@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         MissingDependencyError,
         MissingTreeError,
         OptionError,
+        ProcessDiedError,
         ProcessorError,
         RunError,
     )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hepdask.metadata import FileMetadata
     from hepdask.plan import Plan
     from hepdask.ranges import EntryRange
+    from hepdask.recovery import RecoveryPolicy
     from hepdask.result import RunResult
     from hepdask.runner import Runner
 
@@ -59,7 +61,9 @@ _HOMES = {
     "MissingTreeError": "errors",
     "OptionError": "errors",
     "Plan": "plan",
+    "ProcessDiedError": "errors",
     "ProcessorError": "errors",
+    "RecoveryPolicy": "recovery",
     "RunError": "errors",
     "RunResult": "result",
     "Runner": "runner",
@@ -90,7 +94,9 @@ __all__ = [
     "MissingTreeError",
     "OptionError",
     "Plan",
+    "ProcessDiedError",
     "ProcessorError",
+    "RecoveryPolicy",
     "RunError",
     "RunResult",
     "Runner",

@@ -10,8 +10,8 @@ from hepdask.ranges import EntryRange
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from hepdask.attempt import Work
     from hepdask.metadata import FileMetadata
-    from hepdask.task import Work
 
 __all__ = ["count_bytes_per_entry", "trace_columns"]
 

@@ -12,6 +12,7 @@
     ├── ProcessorError (RuntimeError)      user code that raised or returned nothing
     ├── AccumulatorError (TypeError)       two outputs that can't be added
     ├── ExecutorError (RuntimeError)       the cluster went away, or never came
+    ├── ProcessDiedError (RuntimeError)    a child process that crashed, was killed or took too long
     ├── RunError (RuntimeError)            a run that ended before all was processed
     └── AccountingError (RuntimeError)     the books of a run don't add up: a bug in hepdask
 
@@ -38,6 +39,7 @@ __all__ = [
     "MissingDependencyError",
     "MissingTreeError",
     "OptionError",
+    "ProcessDiedError",
     "ProcessorError",
     "RunError",
     "suggest",
@@ -85,6 +87,35 @@ class AccumulatorError(HepdaskError, TypeError):
 
 class ExecutorError(HepdaskError, RuntimeError):
     """The executor can't run tasks: no client, a lost scheduler, a closed cluster."""
+
+
+class ProcessDiedError(HepdaskError, RuntimeError):
+    """A child process died before it had an answer, or had to be killed.
+
+    Parameters
+    ----------
+    message : str
+        What it ran, how it ended, and what to do next.
+    exit_code : int or None
+        What it passed to ``exit``; None if it didn't end by itself.
+    signal : int or None
+        Number of the signal that killed it, 11 for SIGSEGV; None if none did.
+    timeout_seconds : float or None
+        The time limit that it exceeded; None if it didn't.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        exit_code: int | None = None,
+        signal: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.signal = signal
+        self.timeout_seconds = timeout_seconds
 
 
 class AccountingError(HepdaskError, RuntimeError):

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from hepdask.errors import AccumulatorError, FileReadError, MissingDependencyError, ProcessorError
+from hepdask.errors import (
+    AccumulatorError,
+    FileReadError,
+    MissingDependencyError,
+    ProcessDiedError,
+    ProcessorError,
+)
 from hepdask.tables import Table
 
 if TYPE_CHECKING:
@@ -86,8 +92,13 @@ class Failure:
 
     def __str__(self) -> str:
         worker = f" (on {self.worker})" if self.worker else ""
-        # errors of reading say themselves where they are from
-        place = "" if self.file_path in self.message else f"{self.where}: "
+        place = f"{self.where}: "
+        if self.file_path in self.message:  # errors of reading say themselves where they are from
+            place = (
+                ""
+                if self.entry_start is None
+                else f"entries {self.entry_start} to {self.entry_stop}: "
+            )
         return f"{place}{_short_name(self)}: {self.message}{worker}"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -220,7 +231,7 @@ def build_failure(
 def classify(exception: BaseException) -> FailureKind:
     """Return the class of a failure, by the exceptions in its chain."""
     chain = list(exception_chain(exception))
-    if any(isinstance(one, MemoryError) for one in chain):
+    if any(isinstance(one, MemoryError | ProcessDiedError) for one in chain):
         return "resources"
     if any(isinstance(one, MissingDependencyError) for one in chain):
         return "setup"

@@ -260,7 +260,7 @@ class RunMetrics:
             (
                 "events",
                 f"{total.num_entries:,}",
-                f"in {total.num_ranges:,} ranges, {self.num_tasks:,} tasks",
+                f"in {_count(total.num_ranges, 'range')}, {_count(self.num_tasks, 'task')}",
             ),
             (
                 "event rate",
@@ -291,7 +291,7 @@ class RunMetrics:
             (
                 "peak memory",
                 f"{max(self.partial.peak_memory_bytes.values(), default=0) / 1e6:.0f} MB",
-                f"largest worker process, {len(self.hosts)} host(s)",
+                f"largest worker process, {_count(len(self.hosts), 'host')}",
             ),
         ]
         return Table("Metrics", ("what", "figure", "of which"), tuple(rows))
@@ -302,6 +302,10 @@ class RunMetrics:
 
 def _share(name: str, seconds: float, busy_seconds: float) -> tuple[str, str, str]:
     return name, f"{seconds:.2f} s", f"{100 * _ratio(seconds, busy_seconds):.0f}% of busy time"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -20,13 +20,14 @@ from hepdask.task import inspect_files
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+    from hepdask.attempt import Work
     from hepdask.executors import Executor
     from hepdask.fileset import Fileset, InputFile
     from hepdask.metadata import MetadataCache
     from hepdask.opening import ReadOptions
     from hepdask.progress import Progress
     from hepdask.ranges import SplitOptions
-    from hepdask.task import Work
+    from hepdask.recovery import RecoveryPolicy
 
 __all__ = ["Limits", "Plan", "Planner"]
 
@@ -121,6 +122,8 @@ class Planner:
         How much of them is taken.
     skipped : tuple of exception types
         What `skipbadfiles` lets pass.
+    recovery : RecoveryPolicy
+        How often a file is tried whose server does not answer.
     cache : MetadataCache or None
         Where facts about files are kept.
     progress : Progress
@@ -132,6 +135,7 @@ class Planner:
     split: SplitOptions
     limits: Limits
     skipped: tuple[type[BaseException], ...]
+    recovery: RecoveryPolicy
     cache: MetadataCache | None
     progress: Progress
 
@@ -222,7 +226,9 @@ class Planner:
             num_failures = sum(isinstance(one, Failure) for one in batch)
             self.progress.advance("inspecting", len(batch), num_failures=num_failures)
 
-        function = partial(inspect_files, options=self.options, skipped=self.skipped)
+        function = partial(
+            inspect_files, options=self.options, skipped=self.skipped, recovery=self.recovery
+        )
         results = self.executor.map(function, files, name="inspect", advance=advance)
         self.progress.finish("inspecting")
         return [

@@ -22,13 +22,13 @@ from hepdask.tree import arrange
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from hepdask.attempt import Work
     from hepdask.executors import Executor
     from hepdask.fileset import InputFile
     from hepdask.metadata import MetadataCache
     from hepdask.plan import Plan, Planner
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
-    from hepdask.task import Work
 
 __all__ = ["Run"]
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hepdask.attempt import Work
 from hepdask.errors import FileReadError, OptionError
 from hepdask.executors import Executor, check_options
 from hepdask.metadata import MetadataCache
@@ -18,8 +19,8 @@ from hepdask.processor import ProcessorCopies, find_process
 from hepdask.progress import choose_progress
 from hepdask.ranges import SplitOptions
 from hepdask.readers import build_reader
+from hepdask.recovery import RecoveryPolicy
 from hepdask.run import Run
-from hepdask.task import Work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +72,9 @@ class Runner:
         Passed to `uproot.open`.
     metadata_cache : MetadataCache, path, False or None
         Where facts about files are kept between runs. None: the user's cache directory. False: nowhere.
+    recovery : RecoveryPolicy or None
+        What is done with ranges that fail: how often a server is tried, how far a range that needs too much memory, or kills its
+        worker, is halved. None: the default policy.
     progress : bool, str, Progress or None
         None or "auto" shows it where there is somebody to look; False or "off" never; "rich", "jupyter", "plain".
 
@@ -95,6 +99,7 @@ class Runner:
         format: str = "root",  # coffea's word
         uproot_options: Mapping[str, Any] | None = None,
         metadata_cache: MetadataCache | str | PathLike[str] | bool | None = None,
+        recovery: RecoveryPolicy | None = None,
         progress: bool | str | Progress | None = None,
         **unknown: Any,
     ) -> None:
@@ -115,6 +120,7 @@ class Runner:
         self._skipped = _skipped_types(skipbadfiles)
         self._split = SplitOptions(chunksize, align_clusters)
         self._limits = Limits(maxfiles, maxchunks)
+        self._recovery = recovery if recovery is not None else RecoveryPolicy()
         self._timeout_seconds = xrootdtimeout
         self._uproot_options = dict(uproot_options or {})
         self._cache = _open_cache(metadata_cache)
@@ -200,7 +206,12 @@ class Runner:
         options = ReadOptions(
             self._timeout_seconds, {**self._uproot_options, **(uproot_options or {})}
         )
-        work = Work(ProcessorCopies(processor), build_reader(self._schema, options), self._skipped)
+        work = Work(
+            ProcessorCopies(processor),
+            build_reader(self._schema, options),
+            self._skipped,
+            self._recovery,
+        )
         return self.executor.dispatch(
             lambda: self._run(processor, work, options).start(fileset, treename)
         )
@@ -222,7 +233,10 @@ class Runner:
         if processor is not None:
             find_process(processor)
             work = Work(
-                ProcessorCopies(processor), build_reader(self._schema, options), self._skipped
+                ProcessorCopies(processor),
+                build_reader(self._schema, options),
+                self._skipped,
+                self._recovery,
             )
         progress = self._choose_progress()
         try:
@@ -238,6 +252,7 @@ class Runner:
             self._split,
             self._limits,
             self._skipped,
+            self._recovery,
             self._cache,
             progress,
         )

@@ -7,61 +7,48 @@ when dask runs a task again.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import sys
+import threading
 import time
 import traceback
-from collections.abc import MutableMapping
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import cloudpickle
+
 from hepdask.accumulator import add
+from hepdask.attempt import Attempt
 from hepdask.completeness import Span
-from hepdask.errors import AccumulatorError, ExecutorError, FileReadError, ProcessorError
+from hepdask.errors import AccumulatorError
 from hepdask.failures import Failure, build_failure
 from hepdask.metadata import FileMetadata, read_file_metadata
-from hepdask.metrics import Counters, PartialMetrics, count_peak_memory, host_name
+from hepdask.metrics import Counters, PartialMetrics, host_name
+from hepdask.recovery import RecoveryPolicy, Step
 from hepdask.tree import arrange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hepdask.attempt import Work
     from hepdask.fileset import InputFile
     from hepdask.opening import ReadOptions
-    from hepdask.processor import ProcessorCopies
     from hepdask.ranges import EntryRange
-    from hepdask.readers import Reader
-    from hepdask.readers.branches import RangeEvents
-
-_PLAIN = frozenset({bool, int, float, str})
 
 __all__ = [
     "Monitor",
     "PartialResult",
-    "Work",
+    "attempt_packed",
+    "attempt_range",
     "inspect_files",
+    "load_work",
     "merge_results",
     "process_node",
 ]
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is done with each range: the same for a whole run, and sent once.
-
-    Attributes
-    ----------
-    process : ProcessorCopies
-        Calls the user's ``process(events)``.
-    reader : Reader
-        Gives the events.
-    skipped : tuple of exception types
-        What `skipbadfiles` lets pass.
-    """
-
-    process: ProcessorCopies
-    reader: Reader
-    skipped: tuple[type[BaseException], ...] = ()
+#: Works (processor and reader) that a process keeps unpickled, for the tasks of a run and for concurrent runs.
+MAX_WORKS = 4
 
 
 class Monitor(Protocol):
@@ -115,6 +102,7 @@ def inspect_files(
     *,
     options: ReadOptions,
     skipped: tuple[type[BaseException], ...] = (),
+    recovery: RecoveryPolicy | None = None,
 ) -> list[FileMetadata | Failure]:
     """Read what is to be known of some files, a failure for each that can't be read.
 
@@ -126,20 +114,40 @@ def inspect_files(
         How.
     skipped : tuple of exception types
         What `skipbadfiles` lets pass.
+    recovery : RecoveryPolicy or None
+        How often a file is tried whose server does not answer; None: the default policy.
     """
-    return [_inspect_file(file, options, skipped) for file in files]
+    return [_inspect_file(file, options, skipped, recovery or RecoveryPolicy()) for file in files]
 
 
 def _inspect_file(
-    file: InputFile, options: ReadOptions, skipped: tuple[type[BaseException], ...]
+    file: InputFile,
+    options: ReadOptions,
+    skipped: tuple[type[BaseException], ...],
+    recovery: RecoveryPolicy,
 ) -> FileMetadata | Failure:
-    try:
-        return read_file_metadata(file, options)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it becomes a failure of this file
-        return build_failure(error, file, None, worker=_process_name(), skipped=skipped)
+    attempt = 1
+    while True:
+        try:
+            return read_file_metadata(file, options)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it becomes a failure of this file
+            failure = build_failure(error, file, None, worker=_process_name(), skipped=skipped)
+        # opening has tried all replicas
+        step = recovery.decide(
+            failure.kind, attempt=attempt, num_replicas=1, num_entries=0, seed=file.file_path
+        )
+        if step.action != "retry":
+            return replace(failure, attempts=attempt)
+        threading.Event().wait(step.wait_seconds)
+        attempt += 1
 
 
-def process_node(ranges: Sequence[EntryRange], work: Work, monitor: Monitor) -> PartialResult:
+def process_node(
+    ranges: Sequence[EntryRange],
+    work: Work,
+    monitor: Monitor,
+    attempt: Callable[[EntryRange], PartialResult] | None = None,
+) -> PartialResult:
     """Process the ranges of a node in order, and merge them as the whole tree would.
 
     Parameters
@@ -151,14 +159,17 @@ def process_node(ranges: Sequence[EntryRange], work: Work, monitor: Monitor) -> 
     monitor : Monitor
         Is told of each range. Once it says that the run is stopped, the remaining ranges are not reached: they are in
         neither `processed` nor `failures`.
+    attempt : callable or None
+        Processes a range once; None: here, by `attempt_range`.
     """
     tree = arrange(ranges)
+    once = attempt or (lambda entry_range: attempt_range(entry_range, work, monitor.worker))
 
     def leaf(index: int) -> PartialResult:
         if monitor.is_stopped():
             return PartialResult()
         try:
-            return _process_range(ranges[index], work, monitor)
+            return _process_range(ranges[index], once, work.recovery, monitor)
         except KeyboardInterrupt:  # what is done already is kept
             monitor.interrupt()
             return PartialResult()
@@ -168,135 +179,119 @@ def process_node(ranges: Sequence[EntryRange], work: Work, monitor: Monitor) -> 
     )
 
 
-def _process_range(entry_range: EntryRange, work: Work, monitor: Monitor) -> PartialResult:
-    measure = _RangeMeasure(entry_range)
-    file = entry_range.file
-    try:
-        accumulator = measure.process(work)
-    except Exception as error:  # noqa: BLE001  # exceptions inside the map become values
-        bounds = (entry_range.entry_start, entry_range.entry_stop)
-        failure = build_failure(
-            error,
-            file,
-            bounds,
-            worker=monitor.worker,
-            replica=measure.replica,
-            skipped=work.skipped,
-        )
-        result = PartialResult(failures=(failure,), metrics=measure.metrics(0))
-        monitor.range_done(entry_range.num_entries, measure.num_requested_bytes, failure)
-        return result
-    span = Span(
-        file.dataset, file.file_path, file.treename, entry_range.entry_start, entry_range.entry_stop
-    )
-    result = PartialResult(accumulator, (span,), (), measure.metrics(entry_range.num_entries))
-    monitor.range_done(entry_range.num_entries, measure.num_requested_bytes, None)
-    return result
+def attempt_range(entry_range: EntryRange, work: Work, worker: str) -> PartialResult:
+    """Process a range once; a failure is in the result.
 
-
-class _RangeMeasure:
-    """Processes one range, and measures around the calls."""
-
-    def __init__(self, entry_range: EntryRange) -> None:
-        self._range = entry_range
-        self._start = time.time()
-        self._wall = time.perf_counter()
-        self._cpu = time.thread_time()
-        self._counters = Counters(num_ranges=1)
-        self._columns: frozenset[str] = frozenset()
-        self.replica = ""
-
-    @property
-    def num_requested_bytes(self) -> int:
-        return self._counters.num_requested_bytes
-
-    def process(self, work: Work) -> Any:
-        with work.reader.read(self._range) as opened:
-            self.replica = opened.handle.open_file.replica
-            started = time.perf_counter()
-            read_before = opened.tally.read_seconds
-            try:
-                return self._call(work.process, opened.events)
-            finally:
-                lazy_seconds = opened.tally.read_seconds - read_before
-                self._note(opened, time.perf_counter() - started - lazy_seconds)
-
-    def _call(self, process: Callable[[Any], Any], events: Any) -> Any:
-        try:
-            accumulator = process(events)
-        except (FileReadError, ExecutorError):
-            raise  # noticed when the processor touched the branch; or there is no processor
-        except (Exception, SystemExit) as error:
-            raise ProcessorError(f"process() raised {type(error).__name__}") from error
-        if accumulator is None:
-            raise ProcessorError(
-                "process() returned None: return an accumulator, a dict of histograms say"
-            )
-        return materialize(accumulator)
-
-    def _note(self, opened: RangeEvents, process_seconds: float) -> None:
-        handle, tally = opened.handle, opened.tally
-        self._columns = frozenset(tally.columns)
-        self._counters = replace(
-            self._counters,
-            num_opens=0 if handle.was_kept else 1,
-            open_seconds=handle.open_seconds,
-            form_seconds=opened.form_seconds,
-            read_seconds=tally.read_seconds,
-            process_seconds=process_seconds,
-            num_requested_bytes=opened.num_requested_bytes,
-            num_compressed_bytes=tally.num_compressed_bytes,
-            num_uncompressed_bytes=tally.num_uncompressed_bytes,
-        )
-
-    def metrics(self, num_entries: int) -> PartialMetrics:
-        counters = replace(
-            self._counters,
-            num_entries=num_entries,
-            wall_seconds=time.perf_counter() - self._wall,
-            cpu_seconds=time.thread_time() - self._cpu,
-        )
-        host = host_name()
-        return PartialMetrics(
-            files={(self._range.file.dataset, self._range.file.file_path): counters},
-            hosts={host: counters},
-            peak_memory_bytes={host: count_peak_memory()},
-            columns=self._columns,
-            first_start=self._start,
-        )
-
-
-def materialize(accumulator: Any) -> Any:
-    """Read what is still lazy in an output, as long as its file is open, and let go of the events it comes from.
-
-    Awkward arrays in mappings, lists and tuples are looked for; everything else stays as it is.
+    Parameters
+    ----------
+    entry_range : EntryRange
+        What to process.
+    work : Work
+        What to do with it.
+    worker : str
+        Name of this worker, for failures.
     """
-    if isinstance(accumulator, MutableMapping):
-        for key, value in accumulator.items():
-            made = materialize(value)
-            if made is not value:
-                accumulator[key] = made
-    elif isinstance(accumulator, list):
-        if not all(type(one) in _PLAIN for one in accumulator):
-            accumulator[:] = map(materialize, accumulator)
-    elif isinstance(accumulator, tuple):
-        parts = map(materialize, accumulator)
-        kind = type(accumulator)
-        return kind(*parts) if hasattr(accumulator, "_fields") else kind(parts)
-    elif "awkward" in sys.modules:
-        return _materialize_array(accumulator)
-    return accumulator
+    attempt = Attempt(entry_range)
+    file = entry_range.file
+    bounds = (entry_range.entry_start, entry_range.entry_stop)
+    try:
+        accumulator = attempt.process(work)
+    except Exception as error:  # noqa: BLE001  # exceptions inside the map become values
+        failure = build_failure(
+            error, file, bounds, worker=worker, replica=attempt.replica, skipped=work.skipped
+        )
+        return PartialResult(failures=(failure,), metrics=attempt.metrics(0))
+    span = Span(file.dataset, file.file_path, file.treename, *bounds)
+    return PartialResult(accumulator, (span,), (), attempt.metrics(entry_range.num_entries))
 
 
-def _materialize_array(array: Any) -> Any:
-    import awkward
+def attempt_packed(packed_work: bytes, entry_range: EntryRange, worker: str) -> PartialResult:
+    """Process a range once, in a process that knows nothing yet; see `attempt_range`."""
+    return attempt_range(entry_range, load_work(packed_work), worker)
 
-    if not isinstance(array, awkward.Array):
-        return array
-    # attributes with an @ hold on to the whole range of events (awkward leaves them out of pickles for that)
-    attributes = {name: value for name, value in array.attrs.items() if not name.startswith("@")}
-    layout = awkward.materialize(array).layout
-    return awkward.Array(layout, behavior=array.behavior, attrs=attributes)
+
+_works: OrderedDict[str, Work] = OrderedDict()
+_works_lock = threading.Lock()
+
+
+def load_work(packed: bytes) -> Work:
+    """Unpickle a run's work, once in a process."""
+    digest = hashlib.sha256(packed).hexdigest()
+    with _works_lock:
+        if digest not in _works:
+            _works[digest] = cloudpickle.loads(packed)
+        _works.move_to_end(digest)
+        while len(_works) > MAX_WORKS:
+            _works.popitem(last=False)
+        return _works[digest]
+
+
+def _process_range(
+    entry_range: EntryRange,
+    once: Callable[[EntryRange], PartialResult],
+    recovery: RecoveryPolicy,
+    monitor: Monitor,
+) -> PartialResult:
+    """Process a range, as often and in as many pieces as the policy says."""
+    spent = PartialMetrics()
+    current = entry_range
+    attempt = 1
+    while True:
+        result = once(current)
+        step = _decide(result, current, attempt, recovery)
+        if step.action == "split":
+            lost = PartialResult(metrics=spent + result.metrics)
+            parts = [_process_range(half, once, recovery, monitor) for half in _halves(current)]
+            return merge_results(lost, merge_results(*parts, worker=monitor.worker))
+        if step.action == "give up" or not _wait(step.wait_seconds, monitor):
+            break
+        spent += result.metrics
+        attempt += 1
+        if step.next_replica:
+            current = _with_next_replica(current)
+    failures = tuple(replace(one, attempts=attempt) for one in result.failures)
+    num_bytes = sum(one.num_requested_bytes for one in result.metrics.files.values())
+    monitor.range_done(entry_range.num_entries, num_bytes, failures[0] if failures else None)
+    return replace(result, failures=failures, metrics=spent + result.metrics)
+
+
+def _decide(
+    result: PartialResult, entry_range: EntryRange, attempt: int, recovery: RecoveryPolicy
+) -> Step:
+    if not result.failures:
+        return Step("give up")  # there is nothing to recover
+    return recovery.decide(
+        result.failures[0].kind,
+        attempt=attempt,
+        num_replicas=len(entry_range.file.replicas),
+        num_entries=entry_range.num_entries,
+        seed=f"{entry_range.file.file_path}/{entry_range.entry_start}",
+    )
+
+
+def _wait(seconds: float, monitor: Monitor) -> bool:
+    """Wait before the next attempt; return False if the run is stopped meanwhile."""
+    end = time.monotonic() + seconds
+    pause = threading.Event()
+    while not monitor.is_stopped():
+        left = end - time.monotonic()
+        if left <= 0:
+            return True
+        pause.wait(min(left, 0.2))
+    return False
+
+
+def _halves(entry_range: EntryRange) -> tuple[EntryRange, EntryRange]:
+    middle = (entry_range.entry_start + entry_range.entry_stop) // 2
+    return (
+        replace(entry_range, entry_stop=middle),
+        replace(entry_range, entry_start=middle),
+    )
+
+
+def _with_next_replica(entry_range: EntryRange) -> EntryRange:
+    file = entry_range.file
+    return replace(entry_range, file=replace(file, replicas=(*file.replicas[1:], file.replicas[0])))
 
 
 def merge_results(left: PartialResult, right: PartialResult, *, worker: str = "") -> PartialResult:

@@ -130,3 +130,34 @@ class NamesResources(Weighted):
         from distributed import get_worker
 
         return {"workers": {get_worker().name}}
+
+
+class DiesAt:
+    """Takes its process along at some events."""
+
+    def __init__(self, events: set[int], how: str) -> None:
+        self.events = events
+        self.how = how
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if np.isin(np.asarray(events.event), list(self.events)).any():
+            if self.how == "exit":
+                os._exit(7)
+            os.kill(os.getpid(), getattr(signal, self.how))
+        return {"entries": len(events)}
+
+
+class SlowSum:
+    """Adds floats, and takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def process(self, events: Any) -> dict[str, Any]:
+        import threading
+
+        threading.Event().wait(self.seconds)
+        return {
+            "sum": float(np.sum(np.asarray(events.MET.pt, dtype=np.float64)) / 3),
+            "starts": [events.metadata["entrystart"]],
+        }

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import awkward as ak
 import pytest
 
+from hepdask.attempt import Work
 from hepdask.columns import NUM_TRACED_ENTRIES, count_bytes_per_entry, trace_columns
 from hepdask.fileset import InputFile
 from hepdask.metadata import Branch, FileMetadata
@@ -12,7 +13,6 @@ from hepdask.opening import ReadOptions
 from hepdask.processor import ProcessorCopies
 from hepdask.ranges import EntryRange
 from hepdask.readers import build_reader
-from hepdask.task import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

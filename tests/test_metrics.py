@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -133,6 +134,14 @@ def test_the_table_has_the_figures_that_people_quote(metrics: RunMetrics) -> Non
     for figure in ("1.0 kHz", "2.000 Gbps", "4,000", "2000 MB", "0.5 kHz per busy core"):
         assert figure in text
     assert metrics._repr_html_().startswith("<table>")
+
+
+def test_one_is_not_written_as_many(metrics: RunMetrics) -> None:
+    assert "in 3 ranges, 2 tasks" in str(metrics.to_table())
+    partial = PartialMetrics(hosts={"one": Counters(num_ranges=1)})
+    text = str(RunMetrics(partial, num_tasks=1).to_table())
+    assert re.search(r"in 1 range, 1 task$", text, re.MULTILINE)
+    assert text.endswith("largest worker process, 1 host")
 
 
 def test_this_process_has_memory_and_a_name() -> None:

@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Data flows down this list, imports only go up it.
 ORDER = (
     "errors",
+    "isolation",
     "tables",
     "paths",
     "fileset",
@@ -37,6 +38,8 @@ ORDER = (
     "completeness",
     "processor",
     "readers",
+    "recovery",
+    "attempt",
     "task",
     "columns",
     "progress",
@@ -56,7 +59,9 @@ ORDER_WITHIN = {
     "fileset": ("problems", "values", "documents", "inputs", "dialects"),
     "readers": ("handles", "branches", "nanoevents", "arrays"),
     "progress": ("state", "live", "text", "terminal", "notebook"),
-    "executors": ("local", "dask_tasks", "dask"),
+    "executors": ("local", "dask_clients", "dask_tasks", "dask_run", "dask"),
+    "outputs": ("files", "histograms", "plain", "root", "formats", "plots"),
+    "cli": ("sources", "text", "options", "processors", "run", "plan", "inspect", "sample"),
 }
 # The command line is written with what every user has.
 USES_PUBLIC_NAMES = {"cli", "__main__"}

@@ -8,6 +8,7 @@ import pytest
 import uproot
 
 from hepdask import plan as plan_module
+from hepdask.attempt import Work
 from hepdask.errors import FileReadError, FilesetError
 from hepdask.executors.local import LocalExecutor
 from hepdask.metadata import MetadataCache
@@ -17,7 +18,7 @@ from hepdask.processor import ProcessorCopies
 from hepdask.progress import RecordingProgress
 from hepdask.ranges import TARGET_RANGE_BYTES, SplitOptions
 from hepdask.readers import build_reader
-from hepdask.task import Work
+from hepdask.recovery import RecoveryPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,7 @@ def planner(**more: Any) -> Planner:
         "split": SplitOptions(),
         "limits": Limits(),
         "skipped": (),
+        "recovery": RecoveryPolicy(),
         "cache": None,
         "progress": RecordingProgress(),
         **more,

@@ -9,6 +9,7 @@ import hist
 import numpy as np
 import pytest
 
+from hepdask.attempt import Work, materialize
 from hepdask.completeness import Span
 from hepdask.errors import AccumulatorError, FileReadError
 from hepdask.failures import Failure
@@ -21,9 +22,7 @@ from hepdask.ranges import EntryRange
 from hepdask.readers import build_reader
 from hepdask.task import (
     PartialResult,
-    Work,
     inspect_files,
-    materialize,
     merge_results,
     process_node,
 )

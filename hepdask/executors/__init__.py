@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
+    from hepdask.attempt import Work
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
-    from hepdask.task import PartialResult, Work
+    from hepdask.task import PartialResult
     from hepdask.tree import Node, ReductionTree
 
 __all__ = ["Executor", "Job", "Outcome", "check_options", "cut_tree", "interruptible"]

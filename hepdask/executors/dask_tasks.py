@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
-import threading
 import time
-from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 from distributed import get_worker
+from distributed.utils import sync
 
+from hepdask.errors import ProcessDiedError
+from hepdask.failures import build_failure
+from hepdask.isolation import child_runner
 from hepdask.ranges import EntryRange
-from hepdask.task import PartialResult, Work, merge_results, process_node
+from hepdask.task import PartialResult, attempt_packed, load_work, merge_results, process_node
 from hepdask.tree import merge_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from hepdask.attempt import Work
     from hepdask.failures import Failure
     from hepdask.tree import Shape
 
@@ -39,8 +42,10 @@ __all__ = [
 TOPIC = "hepdask-progress"
 #: Least time between two events of a task: a scheduler takes thousands of events a second, but has other things to do.
 FLUSH_SECONDS = 0.25
-#: Works (processor and reader) that a worker process keeps unpickled, for the tasks of a run and for concurrent runs.
-MAX_WORKS = 4
+#: Workers that die in a run before all its tasks are run in child processes.
+MAX_DEATHS = 2
+#: Where the scheduler keeps the marks, in its metadata.
+_MARKS = "hepdask-tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +58,13 @@ class RunInfo:
         Unique.
     key : str
         Of the task.
+    is_suspect : bool
+        True if workers have died with it: each range then runs in a child process.
     """
 
     run_id: str
     key: str
+    is_suspect: bool = False
 
 
 def pack_ranges(ranges: Sequence[EntryRange]) -> bytes:
@@ -81,12 +89,69 @@ def unpack_ranges(packed: bytes) -> list[EntryRange]:
 
 
 def process_task(packed_work: bytes, packed_ranges: bytes, info: RunInfo) -> PartialResult:
-    """Process a node of the cut."""
+    """Process a node of the cut; in child processes of the worker if it is suspected to kill."""
     monitor = _WorkerMonitor(info)
+    work = load_work(packed_work)
+    with _marked(info) as is_suspect:
+        attempt = _isolated(packed_work, work, monitor.worker) if is_suspect else None
+        try:
+            return process_node(unpack_ranges(packed_ranges), work, monitor, attempt)
+        finally:
+            monitor.flush()
+
+
+@contextmanager
+def _marked(info: RunInfo) -> Iterator[bool]:
+    """Mark at the scheduler that a task has begun, until it ends.
+
+    A task that finds its own mark has been begun by a worker that died. The first to know is so the task itself, before
+    it kills a second worker. When `MAX_DEATHS` workers have died in a run, all its tasks are suspects: whatever kills is
+    in many events. The marks cost three round trips, about 5 ms a task.
+
+    Yields
+    ------
+    bool
+        True if the task is a suspect.
+    """
+    marks = _ask_scheduler("get_metadata", keys=[_MARKS, info.run_id], default={})
+    has_died = bool(marks.get(info.key))
+    if has_died:
+        _ask_scheduler("set_metadata", keys=[_MARKS, info.run_id, _died(info.key)], value=True)
+    _ask_scheduler("set_metadata", keys=[_MARKS, info.run_id, info.key], value=True)
+    num_deaths = has_died + sum(key.startswith(_died("")) for key in marks)
     try:
-        return process_node(unpack_ranges(packed_ranges), _load_work(packed_work), monitor)
+        yield info.is_suspect or has_died or num_deaths >= MAX_DEATHS
     finally:
-        monitor.flush()
+        _ask_scheduler("set_metadata", keys=[_MARKS, info.run_id, info.key], value=False)
+
+
+def _died(key: str) -> str:
+    return f"died with {key}"
+
+
+def _ask_scheduler(name: str, **arguments: Any) -> Any:
+    worker = get_worker()
+    return sync(worker.loop, getattr(worker.scheduler, name), **arguments)
+
+
+def _isolated(packed_work: bytes, work: Work, worker: str) -> Callable[[EntryRange], PartialResult]:
+    """Make the attempt that runs in a child process of this worker."""
+    limit = get_worker().memory_manager.memory_limit
+
+    def attempt(entry_range: EntryRange) -> PartialResult:
+        try:
+            result: PartialResult = child_runner().call(
+                attempt_packed, packed_work, entry_range, worker, memory_bytes=limit or None
+            )
+        except ProcessDiedError as error:
+            bounds = (entry_range.entry_start, entry_range.entry_stop)
+            failure = build_failure(
+                error, entry_range.file, bounds, worker=worker, skipped=work.skipped
+            )
+            return PartialResult(failures=(failure,))
+        return result
+
+    return attempt
 
 
 def merge_task(order: Shape, *inputs: PartialResult) -> PartialResult:
@@ -151,19 +216,3 @@ class _WorkerMonitor:
         self._worker.log_event(TOPIC, message)
         self._last_flush = time.monotonic()
         self._flushed = True
-
-
-_works: OrderedDict[str, Work] = OrderedDict()
-_works_lock = threading.Lock()
-
-
-def _load_work(packed: bytes) -> Work:
-    """Unpickle a run's work once in a process."""
-    digest = hashlib.sha256(packed).hexdigest()
-    with _works_lock:
-        if digest not in _works:
-            _works[digest] = cloudpickle.loads(packed)
-        _works.move_to_end(digest)
-        while len(_works) > MAX_WORKS:
-            _works.popitem(last=False)
-        return _works[digest]

@@ -1,6 +1,6 @@
 """What a range costs beside the processor: coffea's DaskExecutor and hepdask's, on the same workers and files.
 
-``python -m tests.benchmarks.many_ranges`` runs it at full size: 2,000 ranges of 100 events of the generated sample, a
+``python -m tests.benchmarks.many_ranges`` runs it at full size: 400 ranges of 100 events of the generated sample, a
 trivial processor, medians of five runs, each system in turn. A warm-up run of each comes first, so workers have their
 libraries imported and hepdask its files open; coffea opens a file for each range by design.
 """
@@ -109,7 +109,7 @@ def main() -> None:
     from distributed import Client
 
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=":0") as client:
-        print(compare(client, 2_000))
+        print(compare(client, 400))
 
 
 if __name__ == "__main__":

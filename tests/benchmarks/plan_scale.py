@@ -37,12 +37,12 @@ class Cost:
 def measure(*, num_files: int, num_ranges_per_file: int) -> Cost:
     """Plan a run over files whose entries are known, in ten datasets."""
     from hepdask import LocalExecutor, Runner
+    from hepdask.attempt import Work
     from hepdask.executors import Job, cut_tree
     from hepdask.executors.dask_tasks import pack_ranges
     from hepdask.opening import ReadOptions
     from hepdask.processor import ProcessorCopies
     from hepdask.readers import build_reader
-    from hepdask.task import Work
     from hepdask.tree import arrange
 
     entry = {"object_path": "Events", "num_entries": num_ranges_per_file * NUM_ENTRIES_PER_RANGE}

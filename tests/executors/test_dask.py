@@ -196,23 +196,19 @@ def test_tasks_have_readable_keys_retries_and_priority(
     assert {retries for _, retries in waiting.values()} == {7}
 
 
-def test_a_worker_that_dies_costs_its_task_alone(nano_files: NanoFiles) -> None:
+def test_tasks_that_dask_gives_up_are_run_again_in_child_processes(nano_files: NanoFiles) -> None:
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         small_cluster(2) as (_, client),
     ):
-        executor = DaskExecutor(client, max_ranges_per_task=1, retries=0)
-        with pytest.raises(RunError, match="KilledWorker") as caught:
+        executor = DaskExecutor(client, max_ranges_per_task=4, retries=0)
+        with pytest.raises(RunError, match=r"entries 41 to 42 .*SIGKILL") as caught:
             run(executor, nano_files, examples.KillsWorkerAt(42))
-        result = caught.value.partial_result
-        result.completeness.check()
-        assert {failure.kind for failure in result.failures} == {"resources"}
-        assert any(failure.entry_start <= 41 < failure.entry_stop for failure in result.failures)
-        if result.output is not None:
-            assert (
-                sum(result.output["entries"].values())
-                == result.completeness.total.num_entries_processed
-            )
+    result = caught.value.partial_result
+    result.completeness.check()
+    (failure,) = result.failures
+    assert (failure.kind, failure.entry_start, failure.entry_stop) == ("resources", 41, 42)
+    assert result.output["entries"]["nano"] == result.completeness.total.num_entries_processed
 
 
 def test_a_processor_that_does_not_pickle_is_named(client: Client, nano_files: NanoFiles) -> None:

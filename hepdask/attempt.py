@@ -1,0 +1,180 @@
+"""Process one range, once, and measure around the calls."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from hepdask.errors import ExecutorError, FileReadError, ProcessorError
+from hepdask.metrics import Counters, PartialMetrics, count_peak_memory, host_name
+from hepdask.recovery import RecoveryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hepdask.processor import ProcessorCopies
+    from hepdask.ranges import EntryRange
+    from hepdask.readers import Reader
+    from hepdask.readers.branches import RangeEvents
+
+__all__ = ["Attempt", "Work", "materialize"]
+
+_PLAIN = frozenset({bool, int, float, str})
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done with each range: the same for a whole run, and sent once.
+
+    Attributes
+    ----------
+    process : ProcessorCopies
+        Calls the user's ``process(events)``.
+    reader : Reader
+        Gives the events.
+    skipped : tuple of exception types
+        What `skipbadfiles` lets pass.
+    recovery : RecoveryPolicy
+        What is done with a range that failed.
+    """
+
+    process: ProcessorCopies
+    reader: Reader
+    skipped: tuple[type[BaseException], ...] = ()
+    recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
+
+
+class Attempt:
+    """One attempt to process a range.
+
+    Parameters
+    ----------
+    entry_range : EntryRange
+        What to process.
+    """
+
+    def __init__(self, entry_range: EntryRange) -> None:
+        self._range = entry_range
+        self._start = time.time()
+        self._wall = time.perf_counter()
+        self._cpu = time.thread_time()
+        self._counters = Counters(num_ranges=1)
+        self._columns: frozenset[str] = frozenset()
+        self.replica = ""
+
+    @property
+    def num_requested_bytes(self) -> int:
+        """Bytes requested from the file."""
+        return self._counters.num_requested_bytes
+
+    def process(self, work: Work) -> Any:
+        """Read the range and call the processor.
+
+        Returns
+        -------
+        object
+            The accumulator; nothing in it is lazy any more.
+
+        Raises
+        ------
+        FileReadError
+            If the file can't be read.
+        ProcessorError
+            If the processor raises, or returns None.
+        """
+        with work.reader.read(self._range) as opened:
+            self.replica = opened.handle.open_file.replica
+            started = time.perf_counter()
+            read_before = opened.tally.read_seconds
+            try:
+                return self._call(work.process, opened.events)
+            finally:
+                lazy_seconds = opened.tally.read_seconds - read_before
+                self._note(opened, time.perf_counter() - started - lazy_seconds)
+
+    def _call(self, process: Callable[[Any], Any], events: Any) -> Any:
+        try:
+            accumulator = process(events)
+        except (FileReadError, ExecutorError):
+            raise  # noticed when the processor touched the branch; or there is no processor
+        except (Exception, SystemExit) as error:
+            raise ProcessorError(f"process() raised {type(error).__name__}") from error
+        if accumulator is None:
+            raise ProcessorError(
+                "process() returned None: return an accumulator, a dict of histograms say"
+            )
+        return materialize(accumulator)
+
+    def _note(self, opened: RangeEvents, process_seconds: float) -> None:
+        handle, tally = opened.handle, opened.tally
+        self._columns = frozenset(tally.columns)
+        self._counters = replace(
+            self._counters,
+            num_opens=0 if handle.was_kept else 1,
+            open_seconds=handle.open_seconds,
+            form_seconds=opened.form_seconds,
+            read_seconds=tally.read_seconds,
+            process_seconds=process_seconds,
+            num_requested_bytes=opened.num_requested_bytes,
+            num_compressed_bytes=tally.num_compressed_bytes,
+            num_uncompressed_bytes=tally.num_uncompressed_bytes,
+        )
+
+    def metrics(self, num_entries: int) -> PartialMetrics:
+        """Return what it cost, until now.
+
+        Parameters
+        ----------
+        num_entries : int
+            Entries that were processed: zero after a failure.
+        """
+        counters = replace(
+            self._counters,
+            num_entries=num_entries,
+            wall_seconds=time.perf_counter() - self._wall,
+            cpu_seconds=time.thread_time() - self._cpu,
+        )
+        host = host_name()
+        return PartialMetrics(
+            files={(self._range.file.dataset, self._range.file.file_path): counters},
+            hosts={host: counters},
+            peak_memory_bytes={host: count_peak_memory()},
+            columns=self._columns,
+            first_start=self._start,
+        )
+
+
+def materialize(accumulator: Any) -> Any:
+    """Read what is still lazy in an output, as long as its file is open, and let go of the events it comes from.
+
+    Awkward arrays in mappings, lists and tuples are looked for; everything else stays as it is.
+    """
+    if isinstance(accumulator, MutableMapping):
+        for key, value in accumulator.items():
+            made = materialize(value)
+            if made is not value:
+                accumulator[key] = made
+    elif isinstance(accumulator, list):
+        if not all(type(one) in _PLAIN for one in accumulator):
+            accumulator[:] = map(materialize, accumulator)
+    elif isinstance(accumulator, tuple):
+        parts = map(materialize, accumulator)
+        kind = type(accumulator)
+        return kind(*parts) if hasattr(accumulator, "_fields") else kind(parts)
+    elif "awkward" in sys.modules:
+        return _materialize_array(accumulator)
+    return accumulator
+
+
+def _materialize_array(array: Any) -> Any:
+    import awkward
+
+    if not isinstance(array, awkward.Array):
+        return array
+    # attributes with an @ hold on to the whole range of events (awkward leaves them out of pickles for that)
+    attributes = {name: value for name, value in array.attrs.items() if not name.startswith("@")}
+    layout = awkward.materialize(array).layout
+    return awkward.Array(layout, behavior=array.behavior, attrs=attributes)

@@ -1,0 +1,181 @@
+"""The options that several commands have, and what they open and build."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hepdask.errors import OptionError, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from hepdask.executors import Executor
+    from hepdask.runner import Runner
+
+__all__ = [
+    "ARGUMENT_OPTION",
+    "FILE_OPTIONS",
+    "JSON_OPTION",
+    "PROGRESS_OPTION",
+    "SPLIT_OPTIONS",
+    "build_runner",
+    "choose_executor",
+    "executor_options",
+    "open_executor",
+]
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+
+def _options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for one in reversed(decorators):
+            command = one(command)
+        return command
+
+    return decorate
+
+
+def _parse_arguments(
+    _context: click.Context, _option: click.Parameter, values: Sequence[str]
+) -> dict[str, Any]:
+    import yaml
+
+    parsed = {}
+    for value in values:
+        name, separator, text = value.partition("=")
+        if not separator or not name.isidentifier():
+            raise click.BadParameter(f"{value!r} is not name=value")
+        try:
+            parsed[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise click.BadParameter(
+                f"{value!r}: {text!r} is no YAML: {' '.join(str(error).split())}"
+            ) from error
+    return parsed
+
+
+ARGUMENT_OPTION = click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_parse_arguments,
+    help="Argument of the processor's class; VALUE is YAML.",
+)
+FILE_OPTIONS = _options(
+    click.option("--treename", "-t", metavar="NAME", help="Tree of the files that name none."),
+    click.option("--limit-files", type=click.IntRange(1), metavar="N", help="Files per dataset."),
+    click.option(
+        "--xrootdtimeout",
+        type=click.FloatRange(0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Limit for a request to a remote server.",
+    ),
+)
+SPLIT_OPTIONS = _options(
+    click.option(
+        "--schema",
+        default="NanoAODSchema",
+        show_default=True,
+        metavar="NAME",
+        help="Schema of coffea.nanoevents, or none for plain arrays.",
+    ),
+    click.option(
+        "--chunksize",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Events per range, at most.  [default: chosen for each file]",
+    ),
+    click.option("--limit-chunks", type=click.IntRange(1), metavar="N", help="Ranges per dataset."),
+    click.option(
+        "--align-clusters/--no-align-clusters",
+        default=None,
+        help="Never, or always, cut where clusters don't end.  [default: cut large ones only]",
+    ),
+    click.option("--skipbadfiles", is_flag=True, help="Leave out, and list, unreadable files."),
+)
+PROGRESS_OPTION = click.option(
+    "--progress",
+    type=click.Choice(["auto", "off", "rich", "plain"]),
+    default="auto",
+    show_default=True,
+    help="How to show progress.",
+)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def executor_options(default: str) -> Callable[[Command], Command]:
+    """Make ``--executor`` and ``--workers``; their help says what the default is."""
+    return _options(
+        click.option(
+            "--executor",
+            "-e",
+            metavar="local|dask|ADDRESS",
+            help="In this process, on the cluster of dask's configuration, or on that of a scheduler "
+            f"(tcp://..., tls://...).  [default: {default}]",
+        ),
+        click.option(
+            "--workers",
+            "-w",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Start a local Dask cluster of N processes.",
+        ),
+    )
+
+
+def choose_executor(options: Mapping[str, Any], default: str) -> str:
+    """Return what ``--executor`` says, where it says nothing what ``--workers`` implies, or else the default."""
+    chosen: str | None = options["executor"]
+    return chosen or ("cluster" if options["workers"] else default)
+
+
+@contextmanager
+def open_executor(chosen: str, workers: int | None) -> Iterator[Executor]:
+    """Open what ``--executor`` and ``--workers`` say; close what was opened."""
+    if workers is not None and chosen != "cluster":
+        raise OptionError(f"--workers starts a cluster, so it does not go with --executor {chosen}")
+    if chosen == "local":
+        from hepdask.executors.local import LocalExecutor
+
+        yield LocalExecutor()
+        return
+    from hepdask.executors.dask import DaskExecutor
+    from hepdask.executors.dask_clients import open_local_cluster
+
+    if chosen == "cluster":
+        # no port that somebody may have, and no log of workers between the lines of progress
+        quietly = {"dashboard_address": ":0", "silence_logs": logging.ERROR}
+        with open_local_cluster(workers, **quietly) as cluster, DaskExecutor(cluster) as executor:
+            yield executor
+        return
+    if chosen != "dask" and "://" not in chosen:
+        names = ["local", "dask", "tcp://HOST:PORT", "tls://HOST:PORT"]
+        raise OptionError(f"--executor is {chosen!r}{suggest(chosen, names)}")
+    with DaskExecutor(None if chosen == "dask" else chosen) as executor:
+        yield executor
+
+
+def build_runner(executor: Executor, options: Mapping[str, Any]) -> Runner:
+    """Make the runner that the options of a command describe."""
+    from hepdask.runner import Runner
+
+    is_test = options.get("test", False)
+    return Runner(
+        executor,
+        schema=None if options["schema"].lower() == "none" else options["schema"],
+        chunksize=options["chunksize"],
+        maxchunks=1 if is_test else options["limit_chunks"],
+        maxfiles=1 if is_test else options["limit_files"],
+        skipbadfiles=options["skipbadfiles"],
+        xrootdtimeout=options["xrootdtimeout"],
+        align_clusters=options["align_clusters"],
+        progress="off" if options.get("quiet") else options["progress"],
+    )

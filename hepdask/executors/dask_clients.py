@@ -1,0 +1,77 @@
+"""Dask clients and local clusters that hepdask opens by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import distributed
+
+from hepdask.errors import ExecutorError
+
+__all__ = ["is_asynchronous", "open_client", "open_local_cluster"]
+
+#: A terminal sends Ctrl-C to the worker processes, too: these shall finish what they have begun.
+_IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+
+
+def open_local_cluster(n_workers: int | None = None, **options: Any) -> distributed.LocalCluster:
+    """Start worker processes with one thread each on this machine.
+
+    Parameters
+    ----------
+    n_workers : int or None
+        How many; None: one for each CPU.
+    **options
+        Passed to `distributed.LocalCluster`.
+    """
+    defaults = {"threads_per_worker": 1, "processes": True, "preload": [_IGNORE_INTERRUPTS]}
+    return distributed.LocalCluster(
+        n_workers=n_workers or dask.system.CPU_COUNT, **{**defaults, **options}
+    )
+
+
+class _ClientOfCluster(distributed.Client):  # type: ignore[misc]  # dask has no types
+    """A client that closes its cluster, as ``Client()`` does with the one it makes."""
+
+    def __init__(self, cluster: distributed.LocalCluster) -> None:
+        super().__init__(cluster)
+        self._owned_cluster = cluster
+
+    def close(self, *arguments: Any, **options: Any) -> Any:
+        closed = super().close(*arguments, **options)
+        self._owned_cluster.close()
+        return closed
+
+
+def is_asynchronous(given: Any) -> bool:
+    """Return whether a client or cluster belongs to the user's event loop."""
+    return bool(getattr(given, "asynchronous", False))
+
+
+def open_client(given: Any) -> Any:
+    """Open a client; None if this session has one already."""
+    if given is None:
+        try:
+            distributed.default_client()
+        except ValueError:
+            if dask.config.get("scheduler-address", None):
+                return distributed.Client()
+            return _ClientOfCluster(open_local_cluster())
+        return None
+    try:
+        if isinstance(given, distributed.Client):
+            # an asynchronous client is driven by the user's event loop, this one by a thread of its own
+            return distributed.Client(
+                given.scheduler.address, security=given.security, set_as_default=False
+            )
+        if is_asynchronous(given):
+            return distributed.Client(
+                given.scheduler_address, security=given.security, set_as_default=False
+            )
+        return distributed.Client(given, set_as_default=False)
+    except OSError as error:
+        raise ExecutorError(
+            f"no Dask scheduler answers at {given!r} ({error}): is it running, and does the address start with tls:// "
+            "where it uses certificates?"
+        ) from error

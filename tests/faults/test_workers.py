@@ -1,0 +1,122 @@
+"""Workers that die, by the processor or by others: what is lost, and who is blamed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import distributed
+import numpy as np
+import pytest
+
+from datasets.sample import write_sample
+from hepdask import DaskExecutor, LocalExecutor, ProcessDiedError, RunError, Runner
+from tests import example_processors as examples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from distributed import Client
+
+NUM_EVENTS = 20_000
+
+
+@pytest.fixture(scope="module")
+def fileset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Events that are numbered from 1 on, in one file."""
+    directory = tmp_path_factory.mktemp("sample")
+    return write_sample(directory, num_events=NUM_EVENTS, num_files=1, num_events_per_cluster=1_000)
+
+
+@contextmanager
+def mortal_cluster() -> Iterator[Client]:
+    """Run a cluster of its own, whose workers may die."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def run(executor: Any, fileset: dict[str, Any], processor: Any, **options: Any) -> Any:
+    options = {"chunksize": 1_000, "progress": False, "metadata_cache": False, **options}
+    return Runner(executor, **options).run(fileset, processor)
+
+
+def num_deaths(client: Client) -> int:
+    """Count the workers that went away without saying so."""
+    events = client.get_events("all")
+    removed = [event for _, event in events if event.get("action") == "remove-worker"]
+    return len(removed)
+
+
+@pytest.mark.parametrize("how", ["SIGSEGV", "exit"])
+def test_one_poisonous_event_costs_that_event(fileset: dict[str, Any], how: str) -> None:
+    with mortal_cluster() as client:
+        processor = examples.DiesAt({NUM_EVENTS // 3}, how)
+        result = run(DaskExecutor(client), fileset, processor, skipbadfiles=ProcessDiedError)
+        assert num_deaths(client) <= 1
+    check_lost(result, 1)
+
+
+def test_ten_poisonous_events_cost_ten_events(fileset: dict[str, Any]) -> None:
+    bad = {int(event) for event in np.linspace(5, NUM_EVENTS - 5, 10)}
+    with mortal_cluster() as client:
+        executor = DaskExecutor(client, max_ranges_per_task=1)
+        result = run(
+            executor, fileset, examples.DiesAt(bad, "SIGKILL"), skipbadfiles=ProcessDiedError
+        )
+        assert num_deaths(client) <= 3
+    check_lost(result, 10)
+
+
+def check_lost(result: Any, num_lost: int) -> None:
+    total = result.completeness.total
+    assert len(result.failures) == num_lost
+    assert all(failure.num_entries == 1 for failure in result.failures)
+    assert {failure.kind for failure in result.failures} == {"resources"}
+    assert total.num_entries_failed == num_lost
+    assert total.num_entries_processed == NUM_EVENTS - num_lost
+    assert result.output["entries"] == NUM_EVENTS - num_lost
+    assert total.num_entries_not_reached == 0
+
+
+def test_without_leave_to_skip_the_event_is_named(fileset: dict[str, Any]) -> None:
+    with (
+        mortal_cluster() as client,
+        pytest.raises(RunError, match=r"entries \d+ to \d+ .*SIGKILL") as caught,
+    ):
+        run(DaskExecutor(client), fileset, examples.DiesAt({777}, "SIGKILL"))
+    result = caught.value.partial_result
+    assert [failure.num_entries for failure in result.failures] == [1]
+    result.completeness.check()
+
+
+def test_workers_that_are_killed_at_random_change_no_bit(
+    fileset: dict[str, Any], tmp_path: Path
+) -> None:
+    reference = run(LocalExecutor(), fileset, examples.SlowSum(0.0))
+    randomly = random.Random(1)
+    with mortal_cluster() as client, ThreadPoolExecutor(1) as pool:
+        executor = DaskExecutor(client, max_ranges_per_task=2)
+        running = pool.submit(run, executor, fileset, examples.SlowSum(0.2))
+        pause = threading.Event()
+        for _ in range(4):
+            pause.wait(randomly.uniform(0.5, 1.5))
+            pids = list(client.run(os.getpid, on_error="ignore").values())
+            if pids and not running.done():
+                os.kill(randomly.choice(pids), signal.SIGKILL)
+        result = running.result(timeout=200)
+    assert result.is_complete
+    assert (
+        np.float64(result.output["sum"]).tobytes() == np.float64(reference.output["sum"]).tobytes()
+    )
+    assert result.output["starts"] == reference.output["starts"]
