@@ -191,6 +191,15 @@ def test_killed(runner: ChildRunner) -> None:
     assert (raised.value.exit_code, raised.value.signal) == (None, signal.SIGKILL)
 
 
+def test_the_caller_says_what_died(runner: ChildRunner) -> None:
+    what = "entries 5 to 6 of 'Events' in a.root"
+    with pytest.raises(ProcessDiedError, match=f"^{what}: the process died: killed by SIGSEGV; "):
+        runner.call(ctypes.string_at, 0, what=what)
+    text = rf"^{what}: the process exceeded its time limit of 0\.2 s and was killed"
+    with pytest.raises(ProcessDiedError, match=text):
+        runner.call(signal.pause, timeout_seconds=0.2, what=what)
+
+
 def test_killed_by_a_signal_without_a_name(runner: ChildRunner) -> None:
     number = signal.SIGRTMIN + 1
     with pytest.raises(ProcessDiedError, match=f"killed by signal {number};"):
@@ -403,7 +412,7 @@ def test_what_the_child_started_dies_with_it(runner: ChildRunner, tmp_path: Path
 def test_a_child_that_closes_its_connection_is_killed(
     own_runner: ChildRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hepdask.isolation.DEATH_SECONDS", 0.2)
+    monkeypatch.setattr("hepdask.isolation.ends.DEATH_SECONDS", 0.2)
 
     def close_all() -> None:
         os.closerange(3, 100)

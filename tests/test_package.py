@@ -56,7 +56,9 @@ ORDER = (
 # inside functions; or it holds what the other rooms see of them, and none of them imports it: the search for
 # circles below allows both.
 ORDER_WITHIN = {
+    "isolation": ("frames", "exceptions", "calls", "child", "server", "ends", "runner"),
     "fileset": ("problems", "values", "documents", "inputs", "dialects"),
+    "metadata": ("branches", "facts", "cache"),
     "readers": ("handles", "branches", "nanoevents", "arrays"),
     "progress": ("state", "live", "text", "terminal", "notebook"),
     "executors": ("local", "dask_clients", "dask_tasks", "dask_run", "dask"),

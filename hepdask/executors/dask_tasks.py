@@ -141,7 +141,12 @@ def _isolated(packed_work: bytes, work: Work, worker: str) -> Callable[[EntryRan
     def attempt(entry_range: EntryRange) -> PartialResult:
         try:
             result: PartialResult = child_runner().call(
-                attempt_packed, packed_work, entry_range, worker, memory_bytes=limit or None
+                attempt_packed,
+                packed_work,
+                entry_range,
+                worker,
+                memory_bytes=limit or None,
+                what="this range kills its worker",
             )
         except ProcessDiedError as error:
             bounds = (entry_range.entry_start, entry_range.entry_stop)

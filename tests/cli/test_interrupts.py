@@ -94,6 +94,7 @@ def test_ctrl_c_finishes_what_has_begun(fileset: Path, tmp_path: Path) -> None:
     assert "Metrics" in screen
     assert "wrote out.json (" in screen
     assert f"hepdask: error: interrupted; {written} of 289 events were processed" in screen
+    assert "Traceback" not in screen
     missing = load_fileset(tmp_path / "missing.json").files
     steps = [step for one in missing for step in one.steps or ()]
     assert sum(stop - start for start, stop in steps) == 289 - written
@@ -104,4 +105,5 @@ def test_second_ctrl_c_waits_for_nothing(fileset: Path, tmp_path: Path) -> None:
     assert code == 130, screen
     assert "INCOMPLETE: 0 of 289 events processed" in screen
     assert "nothing was processed: there is no output to write" in screen
+    assert "Traceback" not in screen
     assert not (tmp_path / "out.json").exists()

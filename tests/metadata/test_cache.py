@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
 import sqlite3
 import stat
@@ -11,166 +10,27 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-import uproot
 
-from hepdask.errors import FileChangedError, MissingTreeError
-from hepdask.fileset import InputFile
 from hepdask.metadata import (
     Branch,
     Branches,
-    FileMetadata,
     MetadataCache,
-    check_unchanged,
     default_cache_path,
     read_file_metadata,
 )
-from hepdask.opening import ReadOptions, open_file
-
-if TYPE_CHECKING:
-    from tests.conftest import NanoFiles
+from hepdask.opening import ReadOptions
+from tests.metadata.describing import input_file, metadata_of, write_tree
 
 OPTIONS = ReadOptions()
 REMOTE = "root://localhost//store/a.root"
-PACKAGE_PARENT = str(Path(__file__).parents[1])
-
-
-def input_file(*replicas: Path | str, **promised: Any) -> InputFile:
-    urls = tuple(map(str, replicas))
-    return InputFile("dy", urls[0], "Events", urls, {}, **promised)
-
-
-def write_tree(path: Path, *sizes: int) -> Path:
-    with uproot.recreate(path) as file:
-        file.mktree("Events", {"x": "f8", "run": "i4"})
-        for size in sizes:
-            file["Events"].extend({"x": np.arange(size) * 1.0, "run": np.ones(size, "i4")})
-    return path
-
-
-def metadata_of(file_path: str, num_entries: int = 10) -> FileMetadata:
-    return FileMetadata(
-        file_path=file_path,
-        treename="Events",
-        num_entries=num_entries,
-        uuid="01234567-89ab-cdef-0123-456789abcdef",
-        cluster_offsets=(0, 5, 10),
-        branches=Branches([Branch("x", "double", 70, 80), Branch("run", "int32_t", 10, 40)]),
-        kind="TTree",
-        num_file_bytes=1_000,
-    )
+PACKAGE_PARENT = str(Path(__file__).parents[2])
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> MetadataCache:
     return MetadataCache(tmp_path / "cache" / "metadata.sqlite", timeout_seconds=0.05)
-
-
-def test_reads_a_ttree(tmp_path: Path) -> None:
-    path = write_tree(tmp_path / "a.root", 30, 20)
-    metadata = read_file_metadata(input_file(path), OPTIONS)
-    assert (metadata.file_path, metadata.treename) == (str(path), "Events")
-    assert metadata.num_entries == 50
-    assert metadata.uuid == str(uproot.open(path).file.uuid)
-    assert metadata.cluster_offsets == (0, 30, 50)
-    assert metadata.kind == "TTree"
-    assert metadata.num_file_bytes == path.stat().st_size
-    assert metadata.mtime_ns == path.stat().st_mtime_ns
-    x, run = metadata.branches
-    assert (x.name, x.typename) == ("x", "double")
-    assert (run.name, run.typename) == ("run", "int32_t")
-    # the entries and, for each of two baskets, some bytes of header
-    assert 50 * 8 <= x.num_uncompressed_bytes < 50 * 8 + 200
-    assert 0 < x.num_compressed_bytes < metadata.num_file_bytes
-
-
-def test_branches_are_named_as_they_are_read(nano_files: NanoFiles) -> None:
-    metadata = read_file_metadata(input_file(nano_files.paths[1]), OPTIONS)
-    assert metadata.cluster_offsets == nano_files.cluster_offsets[1]
-    with uproot.open(nano_files.paths[1]) as file:
-        assert [branch.name for branch in metadata.branches] == file["Events"].keys()
-
-
-def test_tree_without_entries(nano_files: NanoFiles) -> None:
-    metadata = read_file_metadata(input_file(nano_files.empty_path), OPTIONS)
-    assert (metadata.num_entries, metadata.cluster_offsets) == (0, (0,))
-
-
-def test_reads_an_rntuple(tmp_path: Path) -> None:
-    path = tmp_path / "a.root"
-    with uproot.recreate(path) as file:
-        data = {"x": np.arange(30.0), "flag": np.ones(30, bool)}
-        ntuple = file.mkrntuple("Events", data)
-        ntuple.extend({name: values[:20] for name, values in data.items()})
-    metadata = read_file_metadata(input_file(path), OPTIONS)
-    assert metadata.kind == "RNTuple"
-    assert metadata.num_entries == 50
-    assert metadata.cluster_offsets == (0, 30, 50)
-    fields = {one.name: one for one in metadata.branches}
-    assert {name: one.typename for name, one in fields.items()} == {"x": "double", "flag": "bool"}
-    # 8 bytes an entry; and a bit an entry, in pages of 30 and 20: 4 and 3 bytes
-    assert fields["x"].num_uncompressed_bytes == 400
-    assert fields["flag"].num_uncompressed_bytes == 7
-    assert all(0 < one.num_compressed_bytes <= 400 for one in metadata.branches)
-
-
-def test_missing_tree(tmp_path: Path) -> None:
-    file = replace(input_file(write_tree(tmp_path / "a.root", 1)), treename="Runs")
-    with pytest.raises(MissingTreeError, match="there is 'Events'"):
-        read_file_metadata(file, OPTIONS)
-
-
-def test_other_replica_has_no_local_state(tmp_path: Path) -> None:
-    path = write_tree(tmp_path / "a.root", 10)
-    metadata = read_file_metadata(input_file(tmp_path / "missing.root", path), OPTIONS)
-    assert metadata.file_path == str(tmp_path / "missing.root")
-    assert metadata.mtime_ns is None
-    assert metadata.num_file_bytes == path.stat().st_size
-
-
-@pytest.mark.parametrize(
-    ("promised", "message"),
-    [
-        ({"uuid": "01234567-89ab-cdef-0123-456789abcdef"}, "its UUID is .* but 01234567"),
-        ({"num_entries": 11}, "has 10 entries, but at least 11"),
-        ({"steps": ((0, 5), (5, 12))}, "has 10 entries, but at least 12"),
-    ],
-)
-def test_changed_file_is_refused(tmp_path: Path, promised: Any, message: str) -> None:
-    file = input_file(write_tree(tmp_path / "a.root", 10), **promised)
-    with pytest.raises(FileChangedError, match=message):
-        read_file_metadata(file, OPTIONS)
-
-
-def test_unchanged_file_is_accepted(tmp_path: Path) -> None:
-    path = write_tree(tmp_path / "a.root", 10)
-    uuid = str(uproot.open(path).file.uuid)
-    file = input_file(path, uuid=uuid, num_entries=10, steps=((0, 10),))
-    with open_file(file, OPTIONS) as opened:
-        check_unchanged(file, opened, entry_stop=10)
-        with pytest.raises(FileChangedError, match="at least 13"):
-            check_unchanged(file, opened, entry_stop=13)
-
-
-def test_branches_are_a_tuple_to_the_eye() -> None:
-    plain = (Branch("x", "double", 70, 80), Branch("run", "int32_t", 10, 40))
-    packed = Branches(plain)
-    assert packed == plain
-    assert hash(packed) == hash(plain)
-    assert (len(packed), packed[1], packed[:1]) == (2, plain[1], plain[:1])
-    assert packed.names == ("x", "run")
-    assert packed != Branches(plain[:1])
-    assert packed != 1
-
-
-def test_branches_share_their_layout_after_pickling() -> None:
-    one, other = metadata_of("a.root"), metadata_of("b.root")
-    copies = pickle.loads(pickle.dumps([one, other]))
-    assert copies == [one, other]
-    assert copies[0].branches.names is copies[1].branches.names
 
 
 def test_default_path_is_in_the_cache_directory(
@@ -331,7 +191,7 @@ def test_several_writers(cache: MetadataCache) -> None:
 
 WRITER = """
 import sqlite3, sys
-from tests.test_metadata import metadata_of
+from tests.metadata.describing import metadata_of
 from hepdask.metadata import MetadataCache
 
 cache = MetadataCache(sys.argv[1])
