@@ -117,6 +117,11 @@ class ProcessDiedError(HepdaskError, RuntimeError):
         self.signal = signal
         self.timeout_seconds = timeout_seconds
 
+    @property
+    def is_by_call(self) -> bool:
+        """True if the call ended its process; False if no process could be had for it."""
+        return (self.exit_code, self.signal, self.timeout_seconds) != (None, None, None)
+
 
 class AccountingError(HepdaskError, RuntimeError):
     """Requested entries are not processed plus failed plus not reached: a bug in hepdask."""

@@ -231,7 +231,9 @@ def build_failure(
 def classify(exception: BaseException) -> FailureKind:
     """Return the class of a failure, by the exceptions in its chain."""
     chain = list(exception_chain(exception))
-    if any(isinstance(one, MemoryError | ProcessDiedError) for one in chain):
+    if any(isinstance(one, MemoryError) for one in chain):
+        return "resources"
+    if any(isinstance(one, ProcessDiedError) and one.is_by_call for one in chain):
         return "resources"
     if any(isinstance(one, MissingDependencyError) for one in chain):
         return "setup"

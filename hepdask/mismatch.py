@@ -38,7 +38,7 @@ class Mismatch(Exception):
         The path in the nested output, innermost step first: ``'["mass"]'``, ``'["dy"]'``.
     """
 
-    def __init__(self, problem: str, *, advice: str) -> None:
+    def __init__(self, problem: str = "", *, advice: str = "") -> None:
         super().__init__(problem)
         self.problem = problem
         self.advice = advice

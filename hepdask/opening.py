@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
 
 from hepdask.errors import FileReadError, MissingDependencyError, MissingTreeError, suggest
+from hepdask.paths import split_authority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -211,8 +212,15 @@ def forget_connections(url: str) -> None:
     fails with "I/O operation on closed file", even when the server is back. Files that are open are not disturbed.
     """
     fsspec_xrootd = sys.modules.get("fsspec_xrootd")
-    if fsspec_xrootd is not None and _XROOTD.search(url):
-        fsspec_xrootd.XRootDFileSystem.clear_instance_cache()
+    if fsspec_xrootd is None or not _XROOTD.search(url):
+        return
+    server, _ = split_authority(url)
+    for filesystem in list(fsspec_xrootd.XRootDFileSystem._cache.values()):
+        # else it tries to close them half a minute later, or at exit, and complains where nobody asked
+        handles = filesystem._readonly_filehandle_cache._cache
+        for key in [key for key in handles if split_authority(key)[0] == server]:
+            handles.pop(key).handle.close(callback=lambda *_: None)
+    fsspec_xrootd.XRootDFileSystem.clear_instance_cache()
 
 
 def read_errors() -> tuple[type[BaseException], ...]:

@@ -59,6 +59,9 @@ class RecoveryPolicy:
         Longest time between two attempts.
     min_entries : int
         Ranges of so few entries are not halved further.
+    max_lost_pieces : int
+        Pieces of one range that may fail before what is left of it is not halved any more: where nearly every event kills, the
+        search for the few that don't would take hours.
 
     Raises
     ------
@@ -70,15 +73,23 @@ class RecoveryPolicy:
     wait_seconds: float = 1.0
     max_wait_seconds: float = 30.0
     min_entries: int = 1
+    max_lost_pieces: int = 32
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1 or self.min_entries < 1:
-            raise OptionError("max_attempts and min_entries of a RecoveryPolicy are at least 1")
+        if min(self.max_attempts, self.min_entries, self.max_lost_pieces) < 1:
+            raise OptionError("the counts of a RecoveryPolicy are at least 1")
         if self.wait_seconds < 0 or self.max_wait_seconds < 0:
             raise OptionError("times of a RecoveryPolicy are not negative")
 
     def decide(
-        self, kind: FailureKind, *, attempt: int, num_replicas: int, num_entries: int, seed: str
+        self,
+        kind: FailureKind,
+        *,
+        attempt: int,
+        num_replicas: int,
+        num_entries: int,
+        seed: str,
+        num_lost_pieces: int = 0,
     ) -> Step:
         """Decide after a failure.
 
@@ -94,12 +105,15 @@ class RecoveryPolicy:
             Of the range.
         seed : str
             Makes the jitter, so that a thousand workers do not come back in the same moment; the same for the same range.
+        num_lost_pieces : int
+            Pieces of the range that have failed for good.
         """
         if kind == "transient" and attempt < self.max_attempts:
             return Step("retry", self._wait(attempt, seed), next_replica=num_replicas > 1)
         if kind == "input" and attempt < num_replicas:
             return Step("retry", next_replica=True)
-        if kind == "resources" and num_entries > self.min_entries:
+        may_split = num_lost_pieces < self.max_lost_pieces
+        if kind == "resources" and num_entries > self.min_entries and may_split:
             return Step("split")
         return Step("give up")
 

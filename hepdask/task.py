@@ -169,7 +169,7 @@ def process_node(
         if monitor.is_stopped():
             return PartialResult()
         try:
-            return _process_range(ranges[index], once, work.recovery, monitor)
+            return _process_range(ranges[index], once, work.recovery, monitor, _Lost())
         except KeyboardInterrupt:  # what is done already is kept
             monitor.interrupt()
             return PartialResult()
@@ -226,11 +226,19 @@ def load_work(packed: bytes) -> Work:
         return _works[digest]
 
 
+@dataclass(slots=True)
+class _Lost:
+    """Counts the pieces of one range that have failed for good."""
+
+    count: int = 0
+
+
 def _process_range(
     entry_range: EntryRange,
     once: Callable[[EntryRange], PartialResult],
     recovery: RecoveryPolicy,
     monitor: Monitor,
+    lost: _Lost,
 ) -> PartialResult:
     """Process a range, as often and in as many pieces as the policy says."""
     spent = PartialMetrics()
@@ -238,11 +246,13 @@ def _process_range(
     attempt = 1
     while True:
         result = once(current)
-        step = _decide(result, current, attempt, recovery)
+        step = _decide(result, current, attempt, recovery, lost)
         if step.action == "split":
-            lost = PartialResult(metrics=spent + result.metrics)
-            parts = [_process_range(half, once, recovery, monitor) for half in _halves(current)]
-            return merge_results(lost, merge_results(*parts, worker=monitor.worker))
+            cost = PartialResult(metrics=spent + result.metrics)
+            left, right = (
+                _process_range(half, once, recovery, monitor, lost) for half in _halves(current)
+            )
+            return merge_results(cost, merge_results(left, right, worker=monitor.worker))
         if step.action == "give up" or not _wait(step.wait_seconds, monitor):
             break
         spent += result.metrics
@@ -250,13 +260,18 @@ def _process_range(
         if step.next_replica:
             current = _with_next_replica(current)
     failures = tuple(replace(one, attempts=attempt) for one in result.failures)
+    lost.count += len(failures)
     num_bytes = sum(one.num_requested_bytes for one in result.metrics.files.values())
     monitor.range_done(entry_range.num_entries, num_bytes, failures[0] if failures else None)
     return replace(result, failures=failures, metrics=spent + result.metrics)
 
 
 def _decide(
-    result: PartialResult, entry_range: EntryRange, attempt: int, recovery: RecoveryPolicy
+    result: PartialResult,
+    entry_range: EntryRange,
+    attempt: int,
+    recovery: RecoveryPolicy,
+    lost: _Lost,
 ) -> Step:
     if not result.failures:
         return Step("give up")  # there is nothing to recover
@@ -266,6 +281,7 @@ def _decide(
         num_replicas=len(entry_range.file.replicas),
         num_entries=entry_range.num_entries,
         seed=f"{entry_range.file.file_path}/{entry_range.entry_start}",
+        num_lost_pieces=lost.count,
     )
 
 

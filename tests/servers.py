@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import pytest
 
+from hepdask.opening import forget_connections
+from hepdask.readers.handles import close_all
 from tests.certificates import make_certificates, tls_flags, tls_security
 
 if TYPE_CHECKING:
@@ -196,8 +198,10 @@ class XrdServer:
             raise RuntimeError(f"xrootd: {error}; its log ends with:\n{self.log[-2000:]}") from None
 
     def stop(self) -> None:
-        """End the server, gently at first; nothing happens if it doesn't run."""
+        """End the server, gently at first, and this process's connections to it."""
         if self._process is not None:
+            close_all()
+            forget_connections(self.url(""))
             stop_process(self._process)
 
     def kill(self) -> None:

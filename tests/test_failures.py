@@ -12,6 +12,7 @@ from hepdask.errors import (
     FileReadError,
     MissingDependencyError,
     MissingTreeError,
+    ProcessDiedError,
     ProcessorError,
 )
 from hepdask.failures import (
@@ -162,6 +163,12 @@ def test_failures_are_a_sequence() -> None:
     assert isinstance(both[:1], Failures)
     assert list(both[:1]) == [failure(0, 10)]
     assert failure(10, 20) in both
+
+
+def test_a_process_that_could_not_be_had_does_not_blame_the_range() -> None:
+    assert classify(ProcessDiedError("killed", signal=11)) == "resources"
+    assert classify(ProcessDiedError("exit", exit_code=0)) == "resources"
+    assert classify(ProcessDiedError("no process could be forked")) == "setup"
 
 
 def test_no_failures_say_so() -> None:

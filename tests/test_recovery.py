@@ -37,6 +37,7 @@ def decide(kind: Any, **facts: Any) -> Step:
         ("setup", {}, "give up", False),
         ("resources", {}, "split", False),
         ("resources", {"num_entries": 1}, "give up", False),
+        ("resources", {"num_lost_pieces": 32}, "give up", False),
     ],
 )
 def test_each_class_has_its_answer(
@@ -150,6 +151,22 @@ def test_the_floor_of_halving_can_be_set(nano_files: NanoFiles) -> None:
     (failure,) = result.failures
     assert failure.num_entries <= 10
     assert failure.entry_start <= 32 < failure.entry_stop
+
+
+def test_where_all_events_are_bad_the_search_ends(nano_files: NanoFiles, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+
+    def process(events: Any) -> Any:
+        with calls.open("a") as log:
+            log.write("x")
+        raise MemoryError
+
+    policy = RecoveryPolicy(max_lost_pieces=4)
+    options: dict[str, Any] = {"recovery": policy, "skipbadfiles": MemoryError, "chunksize": 1_000}
+    result = run({"nano": [str(nano_files.paths[1])]}, process, **options)
+    assert result.completeness["nano"].num_entries_failed == 149
+    assert len(calls.read_text()) < 30
+    assert max(failure.num_entries for failure in result.failures) > 50
 
 
 def test_a_damaged_replica_is_left_for_the_next(nano_files: NanoFiles, tmp_path: Path) -> None:

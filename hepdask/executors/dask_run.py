@@ -31,6 +31,7 @@ from dask.delayed import delayed
 from hepdask.errors import OptionError
 from hepdask.executors import Job, Outcome, cut_tree
 from hepdask.executors.dask_tasks import (
+    MARKS,
     TOPIC,
     RunInfo,
     merge_task,
@@ -194,6 +195,8 @@ class DaskRun:
                 self._stopped_by = "interrupted twice"
                 self._is_abandoned = True
         root = self._take_root()
+        with suppress(OSError):  # of no use any more
+            self._client.set_metadata([MARKS, self._run_id], {})
         run_seconds = time.time() - self._submitted
         display.finish()
         return Outcome(

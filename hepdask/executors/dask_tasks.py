@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hepdask.tree import Shape
 
 __all__ = [
+    "MARKS",
     "TOPIC",
     "RunInfo",
     "call_packed",
@@ -45,7 +46,7 @@ FLUSH_SECONDS = 0.25
 #: Workers that die in a run before all its tasks are run in child processes.
 MAX_DEATHS = 2
 #: Where the scheduler keeps the marks, in its metadata.
-_MARKS = "hepdask-tasks"
+MARKS = "hepdask-tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +114,16 @@ def _marked(info: RunInfo) -> Iterator[bool]:
     bool
         True if the task is a suspect.
     """
-    marks = _ask_scheduler("get_metadata", keys=[_MARKS, info.run_id], default={})
+    marks = _ask_scheduler("get_metadata", keys=[MARKS, info.run_id], default={})
     has_died = bool(marks.get(info.key))
     if has_died:
-        _ask_scheduler("set_metadata", keys=[_MARKS, info.run_id, _died(info.key)], value=True)
-    _ask_scheduler("set_metadata", keys=[_MARKS, info.run_id, info.key], value=True)
+        _ask_scheduler("set_metadata", keys=[MARKS, info.run_id, _died(info.key)], value=True)
+    _ask_scheduler("set_metadata", keys=[MARKS, info.run_id, info.key], value=True)
     num_deaths = has_died + sum(key.startswith(_died("")) for key in marks)
     try:
         yield info.is_suspect or has_died or num_deaths >= MAX_DEATHS
     finally:
-        _ask_scheduler("set_metadata", keys=[_MARKS, info.run_id, info.key], value=False)
+        _ask_scheduler("set_metadata", keys=[MARKS, info.run_id, info.key], value=False)
 
 
 def _died(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import many_ranges, plan_scale
+from tests.benchmarks import many_ranges, plan_scale, poison
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -13,6 +13,22 @@ if TYPE_CHECKING:
 def test_many_ranges(client: Client) -> None:
     comparison = many_ranges.compare(client, 6, num_runs=1)
     assert "ratio" in str(comparison)
+
+
+def test_poison() -> None:
+    from distributed import Client
+
+    with Client(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address=":0",
+        silence_logs=50,
+        set_as_default=False,
+    ) as client:
+        outcome = poison.measure(client, 800, 100, with_peer=False)
+    assert outcome.num_processed == 799
+    assert outcome.lost_entries == [(499, 500)]
+    assert outcome.num_deaths == 1
 
 
 def test_plan_scale() -> None:
