@@ -65,6 +65,7 @@ def measure(
         times.append(time.perf_counter())
         result = run.run(fileset, DiesAt(bad, "SIGKILL"))
         times.append(time.perf_counter())
+        num_deaths = count_deaths(client)
         peer = _run_coffea(client, fileset, bad, num_entries_per_range) if with_peer else "not run"
     return Outcome(
         num_events,
@@ -72,7 +73,7 @@ def measure(
         times[2] - times[1],
         result.output["entries"],
         [(one.entry_start, one.entry_stop) for one in result.failures],
-        count_deaths(client),
+        num_deaths,
         peer,
     )
 
