@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import time
 from contextlib import contextmanager
@@ -114,25 +115,26 @@ def _marked(info: RunInfo) -> Iterator[bool]:
     bool
         True if the task is a suspect.
     """
-    marks = _ask_scheduler("get_metadata", keys=[MARKS, info.run_id], default={})
-    has_died = bool(marks.get(info.key))
-    if has_died:
-        _ask_scheduler("set_metadata", keys=[MARKS, info.run_id, _died(info.key)], value=True)
-    _ask_scheduler("set_metadata", keys=[MARKS, info.run_id, info.key], value=True)
-    num_deaths = has_died + sum(key.startswith(_died("")) for key in marks)
+    worker = get_worker()
+    has_died, num_deaths = sync(worker.loop, _mark_begun, worker.scheduler, info)
     try:
         yield info.is_suspect or has_died or num_deaths >= MAX_DEATHS
     finally:
-        _ask_scheduler("set_metadata", keys=[MARKS, info.run_id, info.key], value=False)
+        keys = [MARKS, info.run_id, "begun", info.key]
+        sync(worker.loop, worker.scheduler.set_metadata, keys=keys, value=False)
 
 
-def _died(key: str) -> str:
-    return f"died with {key}"
-
-
-def _ask_scheduler(name: str, **arguments: Any) -> Any:
-    worker = get_worker()
-    return sync(worker.loop, getattr(worker.scheduler, name), **arguments)
+async def _mark_begun(scheduler: Any, info: RunInfo) -> tuple[bool, int]:
+    """Mark a task as begun; return whether it was so before, and how many workers have died in the run."""
+    begun, died = [MARKS, info.run_id, "begun", info.key], [MARKS, info.run_id, "died"]
+    has_died, deaths = await asyncio.gather(
+        scheduler.get_metadata(keys=begun, default=False),
+        scheduler.get_metadata(keys=died, default={}),
+    )
+    if has_died:
+        await scheduler.set_metadata(keys=[*died, info.key], value=True)
+    await scheduler.set_metadata(keys=begun, value=True)
+    return has_died, len({*deaths, info.key} if has_died else deaths)
 
 
 def _isolated(packed_work: bytes, work: Work, worker: str) -> Callable[[EntryRange], PartialResult]:
