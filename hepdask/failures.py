@@ -133,7 +133,9 @@ class Failures(Sequence[Failure]):
         return iter(self._failures)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} failures>\n{self.to_table()}" if self else "<no failures>"
+        if not self:
+            return "<no failures>"
+        return f"<{len(self)} failure{'s' if len(self) > 1 else ''}>\n{self.to_table()}"
 
     def _repr_html_(self) -> str:
         return self.to_table()._repr_html_() if self else "<p>no failures</p>"

@@ -24,6 +24,7 @@ from hepdask.errors import FileReadError, MissingDependencyError, MissingTreeErr
 from hepdask.paths import split_authority
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
     from types import TracebackType
 
@@ -37,6 +38,7 @@ __all__ = [
     "explain",
     "forget_connections",
     "local_path",
+    "local_status",
     "open_file",
     "read_errors",
 ]
@@ -187,6 +189,15 @@ def local_path(url: str) -> Path | None:
     if url.startswith("file://"):
         return Path(unquote(urlsplit(url).path))
     return None
+
+
+def local_status(url: str) -> os.stat_result | None:
+    """Give the status of a local file; None for a remote one, or one that can't be seen from here."""
+    path = local_path(url)
+    try:
+        return None if path is None else path.stat()
+    except OSError:
+        return None
 
 
 def close_connection(opened: OpenFile) -> None:

@@ -310,7 +310,7 @@ def test_a_new_child_has_the_environment_of_now(
     server, _ = runner.call(pids)
     with pytest.raises(ProcessDiedError, match="exit code 1"):
         runner.call(os._exit, 1)
-    monkeypatch.setenv("X509_USER_PROXY", "/tmp/x509up_u1000")
+    monkeypatch.setenv("X509_USER_PROXY", "x509up_u1000")
     assert runner.call(lambda: dict(os.environ)) == dict(os.environ)
     assert runner.call(pids)[0] == server
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hepdask import FileReadError, FilesetError, LocalExecutor, OptionError, RunError, Runner
+from hepdask.progress import RecordingProgress
 from hepdask.readers.handles import close_all, configure
 from tests import example_processors as examples
 
@@ -265,3 +266,11 @@ def test_the_result_shows_itself(nano_files: NanoFiles, tmp_path: Path) -> None:
     assert "missing.root" in report
     assert "100 of 100 events processed, 1 failures" in report
     assert "event rate" in report
+
+
+def test_progress_does_not_count_what_failed(nano_files: NanoFiles) -> None:
+    progress = RecordingProgress()
+    options: dict[str, Any] = {"skipbadfiles": ZeroDivisionError, "progress": progress}
+    make(chunksize=50, **options).run(nano_files.fileset, examples.RaisesAt(120))
+    events, _, failures = progress.sum_advances("processing")
+    assert (events, failures) == (239, 1)

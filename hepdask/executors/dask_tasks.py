@@ -203,7 +203,7 @@ class _WorkerMonitor:
         self._fatal = "interrupted"
 
     def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
-        self._sums["entries"] += num_entries
+        self._sums["entries"] += num_entries if failure is None else 0
         self._sums["bytes"] += num_bytes
         self._flushed = False
         if failure is not None:

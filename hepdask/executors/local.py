@@ -96,6 +96,5 @@ class _LocalMonitor:
     def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
         if failure is not None and not failure.is_skipped:
             self.stopped_by = self.stopped_by or str(failure)
-        self._progress.advance(
-            "processing", num_entries, num_bytes=num_bytes, num_failures=0 if failure is None else 1
-        )
+        done, failed = (num_entries, 0) if failure is None else (0, 1)
+        self._progress.advance("processing", done, num_bytes=num_bytes, num_failures=failed)

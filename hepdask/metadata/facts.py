@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hepdask.errors import FileChangedError
 from hepdask.metadata.branches import Branch, Branches
-from hepdask.opening import OpenFile, ReadOptions, as_read_error, local_path, open_file, read_errors
+from hepdask.opening import (
+    OpenFile,
+    ReadOptions,
+    as_read_error,
+    local_status,
+    open_file,
+    read_errors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -213,11 +220,5 @@ def _clean_offsets(offsets: Iterable[int], num_entries: int) -> tuple[int, ...]:
 
 def local_state(file_path: str) -> tuple[int, int] | None:
     """Give (size in bytes, mtime_ns); None for a remote file, or one that can't be seen from here."""
-    path = local_path(file_path)
-    if path is None:
-        return None
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+    status = local_status(file_path)
+    return None if status is None else (status.st_size, status.st_mtime_ns)

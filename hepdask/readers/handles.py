@@ -27,7 +27,7 @@ from hepdask.opening import (
     ReadOptions,
     close_connection,
     forget_connections,
-    local_path,
+    local_status,
     open_file,
 )
 
@@ -272,12 +272,8 @@ def _open(file: InputFile, options: ReadOptions) -> _Kept:
 
 
 def _local_state(url: str) -> tuple[int, int, int, int] | None:
-    path = local_path(url)
-    if path is None:
-        return None
-    try:
-        status = path.stat()
-    except OSError:
+    status = local_status(url)
+    if status is None:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
