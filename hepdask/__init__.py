@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hepdask.errors import (
         AccountingError,
         AccumulatorError,
+        DamagedObjectError,
         ExecutorError,
         FileChangedError,
         FileReadError,
@@ -26,24 +27,30 @@ if TYPE_CHECKING:
         OptionError,
         ProcessDiedError,
         ProcessorError,
+        RangeTimeoutError,
         RunError,
+        StoreError,
     )
     from hepdask.executors.dask import DaskExecutor
     from hepdask.executors.local import LocalExecutor
     from hepdask.failures import Failure, Failures
     from hepdask.fileset import Fileset, load_fileset
+    from hepdask.luminosity import LumiSections
+    from hepdask.messages import Message, Messages
     from hepdask.metadata import FileMetadata
     from hepdask.plan import Plan
     from hepdask.ranges import EntryRange
     from hepdask.recovery import RecoveryPolicy
     from hepdask.result import RunResult
     from hepdask.runner import Runner
+    from hepdask.store import Store
 
 #: where each public name lives; imported when it is first asked for, so that ``import hepdask`` is fast
 _HOMES = {
     "AccountingError": "errors",
     "AccumulatorError": "errors",
     "Completeness": "completeness",
+    "DamagedObjectError": "errors",
     "DaskExecutor": "executors.dask",
     "DatasetCompleteness": "completeness",
     "EntryRange": "ranges",
@@ -57,16 +64,22 @@ _HOMES = {
     "FilesetError": "errors",
     "HepdaskError": "errors",
     "LocalExecutor": "executors.local",
+    "LumiSections": "luminosity",
+    "Message": "messages",
+    "Messages": "messages",
     "MissingDependencyError": "errors",
     "MissingTreeError": "errors",
     "OptionError": "errors",
     "Plan": "plan",
     "ProcessDiedError": "errors",
     "ProcessorError": "errors",
+    "RangeTimeoutError": "errors",
     "RecoveryPolicy": "recovery",
     "RunError": "errors",
     "RunResult": "result",
     "Runner": "runner",
+    "Store": "store",
+    "StoreError": "errors",
     "add": "accumulator",
     "load_fileset": "fileset",
 }
@@ -77,6 +90,7 @@ __all__ = [
     "AccountingError",
     "AccumulatorError",
     "Completeness",
+    "DamagedObjectError",
     "DaskExecutor",
     "DatasetCompleteness",
     "EntryRange",
@@ -90,16 +104,22 @@ __all__ = [
     "FilesetError",
     "HepdaskError",
     "LocalExecutor",
+    "LumiSections",
+    "Message",
+    "Messages",
     "MissingDependencyError",
     "MissingTreeError",
     "OptionError",
     "Plan",
     "ProcessDiedError",
     "ProcessorError",
+    "RangeTimeoutError",
     "RecoveryPolicy",
     "RunError",
     "RunResult",
     "Runner",
+    "Store",
+    "StoreError",
     "__version__",
     "add",
     "load_fileset",

@@ -8,6 +8,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from hepdask.endpoints import endpoint_of
 from hepdask.errors import ExecutorError, FileReadError, ProcessorError
 from hepdask.metrics import Counters, PartialMetrics, count_peak_memory, host_name
 from hepdask.recovery import RecoveryPolicy
@@ -63,6 +64,7 @@ class Attempt:
         self._cpu = time.thread_time()
         self._counters = Counters(num_ranges=1)
         self._columns: frozenset[str] = frozenset()
+        self._failed_replicas: tuple[str, ...] = ()
         self.replica = ""
 
     @property
@@ -111,9 +113,11 @@ class Attempt:
     def _note(self, opened: RangeEvents, process_seconds: float) -> None:
         handle, tally = opened.handle, opened.tally
         self._columns = frozenset(tally.columns)
+        self._failed_replicas = handle.failed_replicas
         self._counters = replace(
             self._counters,
             num_opens=0 if handle.was_kept else 1,
+            num_failed_opens=len(handle.failed_replicas),
             open_seconds=handle.open_seconds,
             form_seconds=opened.form_seconds,
             read_seconds=tally.read_seconds,
@@ -138,13 +142,27 @@ class Attempt:
             cpu_seconds=time.thread_time() - self._cpu,
         )
         host = host_name()
+        file = self._range.file
+        key = (file.dataset, file.file_path)
+        is_first = self.replica in {"", file.file_path}
         return PartialMetrics(
-            files={(self._range.file.dataset, self._range.file.file_path): counters},
+            files={key: counters},
             hosts={host: counters},
+            endpoints=self._endpoints(counters),
+            served={} if is_first else {key: frozenset({self.replica})},
             peak_memory_bytes={host: count_peak_memory()},
             columns=self._columns,
             first_start=self._start,
         )
+
+    def _endpoints(self, counters: Counters) -> dict[str, Counters]:
+        """Give the costs to the endpoint that served the range, and each failed open to the one that failed."""
+        if not self.replica:
+            return {}
+        endpoints = {endpoint_of(self.replica): replace(counters, num_failed_opens=0)}
+        for failed in map(endpoint_of, self._failed_replicas):
+            endpoints[failed] = endpoints.get(failed, Counters()) + Counters(num_failed_opens=1)
+        return endpoints
 
 
 def materialize(accumulator: Any) -> Any:

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hepdask.errors import StoreError
 from hepdask.ranges import EntryRange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from hepdask.attempt import Work
     from hepdask.metadata import FileMetadata
+    from hepdask.store import Section
 
-__all__ = ["count_bytes_per_entry", "trace_columns"]
+__all__ = ["KeptTraces", "count_bytes_per_entry", "trace_columns"]
 
 #: Entries that are really read if the processor can't do with none.
 NUM_TRACED_ENTRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTraces:
+    """The branches that a processor touches, kept in the store, so that a finished run needs no task to plan it.
+
+    Attributes
+    ----------
+    section : Section
+        For the results of this processor.
+    """
+
+    section: Section
+
+    def load(self, layout: Hashable) -> frozenset[str] | None:
+        """Return the branches for a layout; None if they aren't known."""
+        try:
+            found: frozenset[str] = self.section.load(self._key(layout))
+        except StoreError:
+            return None
+        return found
+
+    def save(self, layout: Hashable, columns: frozenset[str]) -> None:
+        """Keep the branches for a layout; what can't be kept is found anew next time."""
+        with suppress(StoreError):
+            self.section.save(self._key(layout), columns, summary={})
+
+    def _key(self, layout: Hashable) -> str:
+        digest = hashlib.blake2b(repr(layout).encode(), digest_size=20, person=b"hepdask trace")
+        # of no ranges: never taken for a node
+        return f"{digest.hexdigest()}{0:08x}"
 
 
 def trace_columns(ranges: Iterable[EntryRange], work: Work) -> list[frozenset[str]]:

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hepdask.errors import AccountingError
+from hepdask.errors import AccountingError, RunError
 from hepdask.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from hepdask.failures import Failure
     from hepdask.fileset import InputFile
@@ -82,10 +82,20 @@ class Completeness(Mapping[str, DatasetCompleteness]):
     ----------
     datasets : mapping of str to DatasetCompleteness
         In dataset order.
+    find_luminosity : callable or None
+        Finds out the luminosity sections; None if these books are not of a run in this process. It is not pickled.
     """
 
-    def __init__(self, datasets: Mapping[str, DatasetCompleteness]) -> None:
+    def __init__(
+        self,
+        datasets: Mapping[str, DatasetCompleteness],
+        find_luminosity: Callable[[], Any] | None = None,
+    ) -> None:
         self._datasets = dict(datasets)
+        self._find_luminosity = find_luminosity
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._datasets,)
 
     def __getitem__(self, dataset: str) -> DatasetCompleteness:
         return self._datasets[dataset]
@@ -100,6 +110,29 @@ class Completeness(Mapping[str, DatasetCompleteness]):
     def is_complete(self) -> bool:
         """True if every requested entry of every dataset was processed."""
         return all(one.is_complete for one in self._datasets.values())
+
+    def with_luminosity(self, find: Callable[[], Any]) -> Completeness:
+        """Return the same books, which know how to find out the luminosity sections."""
+        return Completeness(self._datasets, find)
+
+    def luminosity(self) -> Any:
+        """Find out which runs and luminosity sections were processed, and of which something is missing.
+
+        It reads two branches of each file, on the executor of the run; nothing of it is done unless it is asked for.
+
+        Returns
+        -------
+        Luminosity
+            By dataset (an awaitable of it with an asynchronous client).
+
+        Raises
+        ------
+        RunError
+            If these books are not of a run in this process.
+        """
+        if self._find_luminosity is None:
+            raise RunError("these books are not of a run in this process: run the fileset again")
+        return self._find_luminosity()
 
     @property
     def total(self) -> DatasetCompleteness:

@@ -13,6 +13,9 @@
     ├── AccumulatorError (TypeError)       two outputs that can't be added
     ├── ExecutorError (RuntimeError)       the cluster went away, or never came
     ├── ProcessDiedError (RuntimeError)    a child process that crashed, was killed or took too long
+    ├── RangeTimeoutError (TimeoutError)   a range that took longer than it may
+    ├── StoreError (OSError)               a store that can't be read or written, or isn't safe to read
+    │   └── DamagedObjectError             a stored result that is not what was written
     ├── RunError (RuntimeError)            a run that ended before all was processed
     └── AccountingError (RuntimeError)     the books of a run don't add up: a bug in hepdask
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AccountingError",
     "AccumulatorError",
+    "DamagedObjectError",
     "ExecutorError",
     "FileChangedError",
     "FileReadError",
@@ -41,7 +45,9 @@ __all__ = [
     "OptionError",
     "ProcessDiedError",
     "ProcessorError",
+    "RangeTimeoutError",
     "RunError",
+    "StoreError",
     "suggest",
 ]
 
@@ -121,6 +127,18 @@ class ProcessDiedError(HepdaskError, RuntimeError):
     def is_by_call(self) -> bool:
         """True if the call ended its process; False if no process could be had for it."""
         return (self.exit_code, self.signal, self.timeout_seconds) != (None, None, None)
+
+
+class RangeTimeoutError(HepdaskError, TimeoutError):
+    """A range took longer than `RecoveryPolicy.max_range_seconds`."""
+
+
+class StoreError(HepdaskError, OSError):
+    """A store can't be read or written, or others could have put something into it."""
+
+
+class DamagedObjectError(StoreError):
+    """A stored result is not what was written: cut short, changed, misplaced, or no longer readable."""
 
 
 class AccountingError(HepdaskError, RuntimeError):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
+import re
+import shlex
 import traceback as tracebacks
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from hepdask.errors import (
     AccumulatorError,
     FileReadError,
     MissingDependencyError,
+    OptionError,
     ProcessDiedError,
     ProcessorError,
+    RangeTimeoutError,
+    RunError,
 )
 from hepdask.tables import Table
 
@@ -26,6 +33,13 @@ __all__ = ["Failure", "FailureKind", "Failures", "build_failure", "exception_cha
 #: transient: may work next time (timeout, connection); input: the file is bad; user: the processor's code;
 #: resources: memory, a worker that died; setup: the worker lacks something, or hepdask itself erred
 FailureKind = Literal["transient", "input", "user", "resources", "setup"]
+
+
+_FRAME = re.compile(r'^ +File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
+_CHAINED = re.compile(
+    r"^(?:The above exception was the direct cause|During handling of the above exception).*$",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,29 @@ class Failure:
         )
 
     @property
+    def is_late(self) -> bool:
+        """True if it took longer than it may."""
+        return self.exception_type.endswith("RangeTimeoutError")
+
+    @property
+    def is_for_memory(self) -> bool:
+        """True if it ran out of memory, or its process was killed as if it had."""
+        # numpy has a MemoryError of its own
+        return "MemoryError" in self.exception_type or (
+            self.kind == "resources" and "SIGKILL" in self.message
+        )
+
+    @property
+    def signature(self) -> str:
+        """Where in the code it was raised: the same for the same mistake in all ranges."""
+        parts = _CHAINED.split(self.traceback)
+        is_wrapped = len(parts) > 1 and "ProcessorError" in parts[-1]
+        frames = _FRAME.findall(parts[-2] if is_wrapped else parts[-1])
+        path, line, function = frames[-1] if frames else ("", "", "")
+        place = f" at {path}, line {line}, in {function}" if frames else ""
+        return f"{_short_name(self)}{place}"
+
+    @property
     def where(self) -> str:
         """The place, in words."""
         what = (
@@ -106,31 +143,48 @@ class Failure:
         return type(self), tuple(values)
 
 
+class FailureContext(Protocol):
+    """What a run knows and its failures don't say."""
+
+    def replay(self, failure: Failure, processor: Any, *, debug: bool = False) -> Any:
+        """Process the range of a failure here; see `Failures.replay`."""
+        ...
+
+
 class Failures(Sequence[Failure]):
     """The failures of a run, in dataset order.
 
     Parameters
     ----------
     failures : iterable of Failure
+        In that order.
+    context : FailureContext or None
+        What `replay` needs; None if they are not from a run in this process. It is not pickled.
     """
 
-    def __init__(self, failures: Iterable[Failure] = ()) -> None:
+    def __init__(
+        self, failures: Iterable[Failure] = (), context: FailureContext | None = None
+    ) -> None:
         self._failures = tuple(failures)
+        self._context = context
 
     @overload
     def __getitem__(self, index: int) -> Failure: ...
     @overload
     def __getitem__(self, index: slice) -> Failures: ...
     def __getitem__(self, index: int | slice) -> Failure | Failures:
-        return (
-            Failures(self._failures[index]) if isinstance(index, slice) else self._failures[index]
-        )
+        if isinstance(index, slice):
+            return Failures(self._failures[index], self._context)
+        return self._failures[index]
 
     def __len__(self) -> int:
         return len(self._failures)
 
     def __iter__(self) -> Iterator[Failure]:
         return iter(self._failures)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._failures,)
 
     def __repr__(self) -> str:
         if not self:
@@ -165,6 +219,70 @@ class Failures(Sequence[Failure]):
                 entry.setdefault("steps", []).append([failure.entry_start, failure.entry_stop])
         return fileset
 
+    def replay(self, index: int | Failure, processor: Any, *, debug: bool = False) -> Any:
+        """Process exactly the range that failed, here in this process.
+
+        Schema, options, replicas and metadata are those of the run; the replica that was read when it failed comes first.
+
+        Parameters
+        ----------
+        index : int or Failure
+            Which one; -1 is the last.
+        processor : object
+            As for `Runner.run`. It is called itself, and not a copy, so that breakpoints in it work; one that fills histograms
+            of its own has to be made anew before.
+        debug : bool
+            True: where the processor raises, the traceback is shown and a debugger started at the innermost frame of the
+            user's code, as long as the file is open: IPython's where that is running. When it is left, the exception is raised.
+
+        Returns
+        -------
+        object
+            What ``process`` returned, if it doesn't fail this time.
+
+        Raises
+        ------
+        Exception
+            What ``process`` raised: the exception itself, whose traceback ends in the user's code, for ``%debug`` and
+            ``pdb.pm()``.
+        FileReadError
+            If the file can't be read, or, where the failure has no range, can't be inspected.
+        OptionError
+            If there is no such failure, or `processor` can't be one.
+        RunError
+            If these failures are not from a run in this process; the text has the command that does the same. Also if the
+            file of a failure without a range can be opened now: no range is known that could be processed.
+
+        Notes
+        -----
+        A range that killed its worker kills this process, too: save what you have, or use ``hepdask replay``. Python's
+        `faulthandler` is enabled for such a range, which shows at which lines a crash happened.
+        """
+        failure = self._find(index)
+        if self._context is None:
+            raise RunError(
+                "these failures are not from a Runner in this process, so that schema and files are not known; type: "
+                f"{_replay_command(failure)}"
+            )
+        return self._context.replay(failure, processor, debug=debug)
+
+    def _find(self, index: int | Failure) -> Failure:
+        if isinstance(index, Failure):
+            if index in self._failures:
+                return index
+        else:
+            with contextlib.suppress(IndexError, TypeError):
+                return self._failures[operator.index(index)]
+        numbers = f"give a number from 0 to {len(self) - 1}" if self else "there is none at all"
+        raise OptionError(f"there is no failure {index!r}: {numbers}")
+
+
+def _replay_command(failure: Failure) -> str:
+    options = ["--dataset", failure.dataset, "--file", failure.file_path]
+    if failure.entry_start is not None:
+        options += ["--entries", f"{failure.entry_start}:{failure.entry_stop}"]
+    return f"hepdask replay PROCESSOR FILESET {shlex.join(options)}"
+
 
 def exception_chain(exception: BaseException) -> Iterator[BaseException]:
     """Yield an exception and what it was raised from, the innermost last."""
@@ -191,6 +309,7 @@ def build_failure(
     worker: str = "",
     replica: str = "",
     skipped: tuple[type[BaseException], ...] = (),
+    kinds: Mapping[type[BaseException], FailureKind] | None = None,
 ) -> Failure:
     """Make the record of an exception.
 
@@ -206,6 +325,8 @@ def build_failure(
         On what, from where.
     skipped : tuple of exception types
         What `skipbadfiles` lets pass.
+    kinds : mapping of exception type to str, or None
+        Classes of failures that the user has chosen for exceptions.
     """
     # a ProcessorError wraps what the user's code raised: that is what the user wants to see
     shown = (
@@ -219,7 +340,7 @@ def build_failure(
         treename=file.treename,
         entry_start=bounds[0] if bounds else None,
         entry_stop=bounds[1] if bounds else None,
-        kind=classify(exception),
+        kind=classify(exception, kinds),
         exception_type=_qualified_name(type(shown)),
         message=_text(shown),
         traceback="".join(tracebacks.format_exception(exception)),
@@ -230,9 +351,17 @@ def build_failure(
     )
 
 
-def classify(exception: BaseException) -> FailureKind:
-    """Return the class of a failure, by the exceptions in its chain."""
+def classify(
+    exception: BaseException, kinds: Mapping[type[BaseException], FailureKind] | None = None
+) -> FailureKind:
+    """Return the class of a failure, by the exceptions in its chain; the user's own choice first."""
     chain = list(exception_chain(exception))
+    for one in chain:
+        for kind, chosen in (kinds or {}).items():
+            if isinstance(one, kind):
+                return chosen
+    if any(isinstance(one, RangeTimeoutError) for one in chain):
+        return "transient"
     if any(isinstance(one, MemoryError) for one in chain):
         return "resources"
     if any(isinstance(one, ProcessDiedError) and one.is_by_call for one in chain):

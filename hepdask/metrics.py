@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from hepdask.endpoints import LOCAL
 from hepdask.tables import Table
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["Counters", "PartialMetrics", "RunMetrics", "count_peak_memory", "host_name"]
 
 FileKey = tuple[str, str]
+
+#: Endpoints that a table shows one by one.
+MAX_ENDPOINT_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,11 @@ class Counters:
         Entries of the ranges that were processed without a failure, even if their output then did not fit to the others.
     num_opens : int
         Times that a file was opened; a kept file that is used again is not counted.
+    num_failed_opens : int
+        Replicas that could not be opened before one of the same file could. Where none could, there is a failure instead.
     open_seconds : float
-        Wall time of opening files and finding trees, over the network and in CPU; zero for kept files.
+        Wall time of opening files and finding trees, over the network and in CPU; zero for kept files. Replicas that
+        failed before are in it, and waiting where concurrent opens are limited.
     form_seconds : float
         Wall time of building the layout that the processor sees: awkward form, schema, the lazy events.
     read_seconds : float
@@ -44,6 +51,8 @@ class Counters:
         Wall time of the user's `process`, without `read_seconds`.
     merge_seconds : float
         Wall time of adding accumulators.
+    store_seconds : float
+        Wall time of writing results to the store and of reading them from there.
     wall_seconds : float
         Wall time of the ranges on their workers, from open to the end of `process`: open + form + read + process and
         the little between them.
@@ -55,21 +64,27 @@ class Counters:
         Bytes on disk of the baskets or pages of the branches that were read. A basket on the edge of two ranges counts in both.
     num_uncompressed_bytes : int
         Bytes in memory of the arrays of these branches, before the processor makes new ones.
+    num_stored_ranges, num_stored_entries : int
+        Ranges and entries whose results came from the store; they are in no other figure.
     """
 
     num_ranges: int = 0
     num_entries: int = 0
     num_opens: int = 0
+    num_failed_opens: int = 0
     open_seconds: float = 0.0
     form_seconds: float = 0.0
     read_seconds: float = 0.0
     process_seconds: float = 0.0
     merge_seconds: float = 0.0
+    store_seconds: float = 0.0
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
     num_requested_bytes: int = 0
     num_compressed_bytes: int = 0
     num_uncompressed_bytes: int = 0
+    num_stored_ranges: int = 0
+    num_stored_entries: int = 0
 
     def __add__(self, other: Counters) -> Counters:
         return Counters(*(getattr(self, name) + getattr(other, name) for name in _COUNTER_NAMES))
@@ -92,6 +107,11 @@ class PartialMetrics:
         For each file that the node touched.
     hosts : mapping of str to Counters
         For each worker host.
+    endpoints : mapping of str to Counters
+        For each endpoint (``"root://host"``, ``"local"``) the ranges that it served, and as `num_failed_opens` the opens that
+        failed there. Ranges whose file could not be opened, and merges, are in none.
+    served : mapping of (dataset, file_path) to frozenset of str
+        For files of which another replica than the first served ranges: the URLs of these others.
     peak_memory_bytes : mapping of str to int
         For each worker host, the largest resident size that a worker process ever had (not in this run alone: the
         operating system keeps no such figure).
@@ -106,6 +126,8 @@ class PartialMetrics:
     peak_memory_bytes: Mapping[str, int] = field(default_factory=dict)
     columns: frozenset[str] = frozenset()
     first_start: float | None = None
+    endpoints: Mapping[str, Counters] = field(default_factory=dict)
+    served: Mapping[FileKey, frozenset[str]] = field(default_factory=dict)
 
     def __add__(self, other: PartialMetrics) -> PartialMetrics:
         starts = [start for start in (self.first_start, other.first_start) if start is not None]
@@ -118,6 +140,8 @@ class PartialMetrics:
             peak_memory_bytes=peaks,
             columns=self.columns | other.columns,
             first_start=min(starts, default=None),
+            endpoints=_add_counters(self.endpoints, other.endpoints),
+            served=_join_served(self.served, other.served),
         )
 
 
@@ -128,6 +152,12 @@ def _add_counters(
     for key, counters in right.items():
         merged[key] = merged[key] + counters if key in merged else counters
     return merged
+
+
+def _join_served(
+    left: Mapping[FileKey, frozenset[str]], right: Mapping[FileKey, frozenset[str]]
+) -> dict[FileKey, frozenset[str]]:
+    return {**left, **{key: left.get(key, frozenset()) | urls for key, urls in right.items()}}
 
 
 @dataclass(frozen=True)
@@ -185,6 +215,16 @@ class RunMetrics:
         return self.partial.hosts
 
     @property
+    def endpoints(self) -> Mapping[str, Counters]:
+        """For each endpoint that files were read from, ``"root://host"`` or ``"local"``."""
+        return self.partial.endpoints
+
+    @property
+    def served(self) -> Mapping[FileKey, frozenset[str]]:
+        """For each ``(dataset, file_path)`` that was not only read from its first replica: the URLs of the others."""
+        return self.partial.served
+
+    @property
     def merge_seconds(self) -> float:
         """Wall time of adding accumulators, summed over all workers."""
         return self.total.merge_seconds
@@ -213,12 +253,16 @@ class RunMetrics:
             coffea's ``bytesread`` (requested bytes), ``columns`` (branches read, sorted), ``entries``, ``processtime``
             (seconds in `process`, lazy reading included, summed over workers) and ``chunks`` (ranges); then the
             attributes of this class and of `Counters` under their own names; ``datasets``, ``files`` (by dataset, then
-            file) and ``hosts`` with the counters of each, hosts with ``peak_memory_bytes``.
+            file), ``endpoints`` and ``hosts`` with the counters of each, hosts with ``peak_memory_bytes``; ``served`` (by
+            dataset, then file) with sorted lists.
         """
         total = self.total
         files: dict[str, dict[str, dict[str, float]]] = {}
         for (dataset, file_path), counters in self.files.items():
             files.setdefault(dataset, {})[file_path] = counters.to_dict()
+        served: dict[str, dict[str, list[str]]] = {}
+        for (dataset, file_path), urls in self.served.items():
+            served.setdefault(dataset, {})[file_path] = sorted(urls)
         return {
             "bytesread": total.num_requested_bytes,
             "columns": sorted(self.partial.columns),
@@ -238,6 +282,8 @@ class RunMetrics:
             "data_rate_gbps": self.data_rate_gbps,
             "datasets": {name: counters.to_dict() for name, counters in self.datasets.items()},
             "files": files,
+            "served": served,
+            "endpoints": {name: counters.to_dict() for name, counters in self.endpoints.items()},
             "hosts": {
                 host: {
                     **counters.to_dict(),
@@ -293,11 +339,39 @@ class RunMetrics:
                 f"{max(self.partial.peak_memory_bytes.values(), default=0) / 1e6:.0f} MB",
                 f"largest worker process, {_count(len(self.hosts), 'host')}",
             ),
+            *self._endpoint_rows(),
         ]
         return Table("Metrics", ("what", "figure", "of which"), tuple(rows))
 
+    def _endpoint_rows(self) -> list[tuple[str, str, str]]:
+        """Say who served what, those who served most first; nothing if all files are local."""
+        if not self.endpoints.keys() - {LOCAL}:
+            return []
+        shown = sorted(
+            self.endpoints.items(), key=lambda item: (-item[1].num_requested_bytes, item[0])
+        )
+        rows = [_endpoint_row(name, counters) for name, counters in shown[:MAX_ENDPOINT_ROWS]]
+        if len(shown) > MAX_ENDPOINT_ROWS:
+            rest = sum((one for _, one in shown[MAX_ENDPOINT_ROWS:]), Counters())
+            others = _count(len(shown) - MAX_ENDPOINT_ROWS, "other server")
+            rows.append((f"from {others}", f"{rest.num_requested_bytes / 1e6:.1f} MB", ""))
+        if self.served:
+            files = _count(len(self.served), "file")
+            rows.append(("other replicas", files, "read from another replica than the first"))
+        return rows
+
     def _repr_html_(self) -> str:
         return self.to_table()._repr_html_()
+
+
+def _endpoint_row(name: str, counters: Counters) -> tuple[str, str, str]:
+    ranges, opens = _count(counters.num_ranges, "range"), _count(counters.num_opens, "open")
+    failed = f", {counters.num_failed_opens:,} failed" if counters.num_failed_opens else ""
+    return (
+        f"from {name}",
+        f"{counters.num_requested_bytes / 1e6:.1f} MB",
+        f"in {ranges}, {opens}{failed}",
+    )
 
 
 def _share(name: str, seconds: float, busy_seconds: float) -> tuple[str, str, str]:

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
 
-from hepdask.errors import FileReadError, MissingDependencyError, MissingTreeError, suggest
+from hepdask.endpoints import endpoint_of, open_slot, process_health
+from hepdask.errors import (
+    FileReadError,
+    MissingDependencyError,
+    MissingTreeError,
+    OptionError,
+    suggest,
+)
 from hepdask.paths import split_authority
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ __all__ = [
     "forget_connections",
     "local_path",
     "local_status",
+    "note_failure",
     "open_file",
     "read_errors",
 ]
@@ -74,10 +82,25 @@ class ReadOptions:
         library's own limit, which for XRootD can be far beyond five minutes.
     uproot_options : mapping
         Anything that `uproot.open` takes; it wins over what hepdask sets.
+    max_opens_per_endpoint : int or None
+        Files that are opened on one server at the same time, not those that are read; see `hepdask.endpoints.open_slot`.
+        None: any number. Local files are not counted.
+
+    Raises
+    ------
+    OptionError
+        If `max_opens_per_endpoint` is less than 1.
     """
 
     timeout_seconds: float | None = 60.0
     uproot_options: Mapping[str, Any] = field(default_factory=dict)
+    max_opens_per_endpoint: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_opens_per_endpoint is not None and self.max_opens_per_endpoint < 1:
+            raise OptionError(
+                f"max_opens_per_endpoint is {self.max_opens_per_endpoint!r}: give 1 or more, or None for no limit"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +120,12 @@ class OpenFile:
     num_entries : int
         Number of entries in the tree.
     open_seconds : float
-        Wall time of opening the file and reading the tree's description, replicas that failed included.
+        Wall time of opening the file and reading the tree's description; replicas that failed, and waiting for a slot,
+        included.
     notes : dict
         What readers found out about the file, for the next range; it goes with the file.
+    failed_replicas : tuple of str
+        URLs that could not be opened before this one.
     """
 
     replica: str
@@ -109,6 +135,7 @@ class OpenFile:
     num_entries: int
     open_seconds: float
     notes: dict[str, Any] = field(default_factory=dict, compare=False)
+    failed_replicas: tuple[str, ...] = ()
 
     @property
     def num_requested_bytes(self) -> int:
@@ -135,12 +162,15 @@ class OpenFile:
 def open_file(file: InputFile, options: ReadOptions) -> OpenFile:
     """Open a file and its tree, from the first replica that works.
 
+    Replicas are tried in the order of what this process knows of their health (`hepdask.endpoints.Health`), those of
+    equal health in the file's order; each outcome is noted there.
+
     Parameters
     ----------
     file : InputFile
-        What to open; its replicas are tried in their order.
+        What to open.
     options : ReadOptions
-        Time limit and options of `uproot.open`.
+        Time limit, limit of concurrent opens, and options of `uproot.open`.
 
     Returns
     -------
@@ -158,13 +188,18 @@ def open_file(file: InputFile, options: ReadOptions) -> OpenFile:
         The library for this kind of URL is not installed here.
     """
     start = time.perf_counter()
-    errors: list[tuple[str, BaseException]] = []
-    for replica in file.replicas:
-        try:
-            directory, tree, num_entries = _open_replica(file, replica, options)
-        except read_errors() as error:
-            errors.append((replica, error))
-            continue
+    errors: dict[str, BaseException] = {}
+    while untried := [replica for replica in file.replicas if replica not in errors]:
+        replica = process_health().order(untried)[0]
+        with open_slot(endpoint_of(replica), options.max_opens_per_endpoint):
+            # others may have found out that the server is dead, while this one waited for its turn
+            if process_health().order(untried)[0] != replica:
+                continue
+            try:
+                directory, tree, num_entries = _open_and_note(file, replica, options)
+            except read_errors() as error:
+                errors[replica] = error
+                continue
         return OpenFile(
             replica=replica,
             directory=directory,
@@ -172,11 +207,30 @@ def open_file(file: InputFile, options: ReadOptions) -> OpenFile:
             uuid=str(directory.file.uuid),
             num_entries=num_entries,
             open_seconds=time.perf_counter() - start,
+            failed_replicas=tuple(errors),
         )
-    missing = next((error for _, error in errors if isinstance(error, MissingTreeError)), None)
+    missing = next((one for one in errors.values() if isinstance(one, MissingTreeError)), None)
     if missing is not None:
         raise missing
-    raise _open_error(file, errors)
+    raise _open_error(file, [(one, errors[one]) for one in dict.fromkeys(file.replicas)])
+
+
+def note_failure(replica: str, error: BaseException) -> None:
+    """Take note of what an error says about the health of a replica: of its server, or of itself.
+
+    Parameters
+    ----------
+    replica : str
+        The URL that was opened or read.
+    error : BaseException
+        One of `read_errors`. A `FileReadError` speaks by its ``__cause__``; a time limit or a lost connection is held
+        against the server, anything else against this replica alone.
+    """
+    cause = error.__cause__ if isinstance(error, FileReadError) else explain(error)[0]
+    if isinstance(cause, TimeoutError | ConnectionError):
+        process_health().note_failure(endpoint_of(replica))
+    else:
+        process_health().note_damage(replica)
 
 
 def local_path(url: str) -> Path | None:
@@ -390,6 +444,17 @@ _CAUSES: tuple[tuple[re.Pattern[str], type[OSError] | None, str], ...] = tuple(
         ),
     )
 )
+
+
+def _open_and_note(file: InputFile, replica: str, options: ReadOptions) -> tuple[Any, Any, int]:
+    start = time.perf_counter()
+    try:
+        opened = _open_replica(file, replica, options)
+    except read_errors() as error:
+        note_failure(replica, error)
+        raise
+    process_health().note_success(endpoint_of(replica), time.perf_counter() - start)
+    return opened
 
 
 def _open_replica(file: InputFile, replica: str, options: ReadOptions) -> tuple[Any, Any, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hepdask.columns import count_bytes_per_entry, trace_columns
+from hepdask.columns import KeptTraces, count_bytes_per_entry, trace_columns
 from hepdask.discovery import expand_globs, make_absolute
 from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hepdask.progress import Progress
     from hepdask.ranges import SplitOptions
     from hepdask.recovery import RecoveryPolicy
+    from hepdask.store import Section
 
 __all__ = ["Limits", "Plan", "Planner"]
 
@@ -128,6 +129,8 @@ class Planner:
         Where facts about files are kept.
     progress : Progress
         Shows the inspection.
+    section : Section or None
+        Of the store. Files are then known by their UUIDs, so those without one are inspected.
     """
 
     executor: Executor
@@ -138,6 +141,7 @@ class Planner:
     recovery: RecoveryPolicy
     cache: MetadataCache | None
     progress: Progress
+    section: Section | None = None
 
     def load(self, source: object, treename: str | None) -> Fileset:
         """Load a fileset of any dialect, expand its globs, take the files that are wanted.
@@ -163,7 +167,7 @@ class Planner:
         # where bad files are skipped, a limit on ranges says nothing about how many files are needed
         wanted = files if self.skipped else _first_files(files, self.limits.max_ranges)
         facts, failures, num_inspected = self._inspect(
-            [file for file in wanted if not _is_known(file)]
+            [file for file in wanted if not self._is_known(file)]
         )
         known = [_with_facts(file, facts.get(_key(file))) for file in wanted]
         sizes, columns = self._trace(known, facts, work)
@@ -252,21 +256,35 @@ class Planner:
             fact = facts.get(_key(file))
             if fact is not None and fact.num_entries and file.steps is None:
                 firsts.setdefault(_layout(fact), file)
-        ranges = [EntryRange(file, 0, file.num_entries or 0) for file in firsts.values()]
-        if not ranges:
-            return {}, frozenset()
-        traced = self.executor.map(
-            partial(trace_columns, work=work), ranges, name="trace", advance=lambda _: None
-        )
+        traces = self._find_traces(firsts, work)
         sizes: dict[Hashable, float | None] = {}
         columns: set[str] = set()
-        for (layout, file), found in zip(firsts.items(), traced, strict=True):
-            touched = (
-                frozenset() if isinstance(found, BaseException) else found | frozenset(file.preload)
-            )
+        for layout, file in firsts.items():
+            touched = traces[layout] | frozenset(file.preload)
             columns |= touched
             sizes[layout] = count_bytes_per_entry(facts[_key(file)], touched)
         return sizes, frozenset(columns)
+
+    def _find_traces(
+        self, firsts: Mapping[Hashable, InputFile], work: Work
+    ) -> dict[Hashable, frozenset[str]]:
+        """Find the branches that the processor touches, for one file of each layout."""
+        kept = None if self.section is None else KeptTraces(self.section)
+        known = {} if kept is None else {layout: kept.load(layout) for layout in firsts}
+        traces = {layout: found for layout, found in known.items() if found is not None}
+        missing = [layout for layout in firsts if layout not in traces]
+        files = [firsts[layout] for layout in missing]
+        ranges = [EntryRange(file, 0, file.num_entries or 0) for file in files]
+        if not ranges:
+            return traces
+        traced = self.executor.map(
+            partial(trace_columns, work=work), ranges, name="trace", advance=lambda _: None
+        )
+        for layout, found in zip(missing, traced, strict=True):
+            traces[layout] = frozenset() if isinstance(found, BaseException) else found
+            if kept is not None and traces[layout]:
+                kept.save(layout, traces[layout])
+        return traces
 
     def _split(
         self,
@@ -276,10 +294,14 @@ class Planner:
     ) -> Iterable[EntryRange]:
         for file in files:
             fact = facts.get(_key(file))
-            if fact is None and not _is_known(file):
+            if fact is None and not self._is_known(file):
                 continue  # it could not be inspected
             bytes_per_entry = sizes.get(_layout(fact)) if fact is not None else None
             yield from split_file(file, fact, self.split, bytes_per_entry=bytes_per_entry)
+
+    def _is_known(self, file: InputFile) -> bool:
+        is_planned = file.num_entries is not None or file.steps is not None
+        return is_planned and (self.section is None or file.uuid is not None)
 
     def _warn_oversized(self, ranges: Iterable[EntryRange]) -> None:
         size = self.split.chunksize
@@ -324,10 +346,6 @@ def _layout(fact: FileMetadata) -> Hashable:
     # the digest, where there is one: hashing 1,500 names for each range of 60,000 files takes longer than the rest of it
     layout = getattr(fact.branches, "layout", None)
     return layout.digest if layout is not None else tuple(one.name for one in fact.branches)
-
-
-def _is_known(file: InputFile) -> bool:
-    return file.num_entries is not None or file.steps is not None
 
 
 def _with_facts(file: InputFile, fact: FileMetadata | None) -> InputFile:

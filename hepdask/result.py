@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hepdask.errors import RunError
+from hepdask.messages import Messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,8 @@ class RunResult:
         Files and entries requested, processed, failed and not reached, for each dataset.
     stopped_by : str
         Why the run ended before everything was tried; empty if it did not.
+    messages : Messages
+        Warnings and log records of the processor on the workers, equal ones counted together.
     """
 
     output: Any
@@ -43,6 +46,7 @@ class RunResult:
     failures: Failures
     completeness: Completeness
     stopped_by: str = ""
+    messages: Messages = field(default_factory=Messages)
     _resume: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
     _missing: Callable[[], Fileset] | None = field(default=None, repr=False, compare=False)
 
@@ -57,9 +61,9 @@ class RunResult:
         Returns
         -------
         RunResult
-            A new one (an awaitable of it with an asynchronous client); this one if nothing is missing. What was missing is added
-            last: lists and growing axes have it at their end, and sums of floats may round in another way than in a run
-            without failures.
+            A new one (an awaitable of it with an asynchronous client); this one if nothing is missing. With a store it is
+            the same, to the last bit, as that of a run without failures. Without one, what was missing is added
+            last: lists and growing axes have it at their end, and sums of floats may round in another way.
 
         Raises
         ------
@@ -112,7 +116,8 @@ class RunResult:
 
     def _tables(self) -> list[Table]:
         failures = [self.failures.to_table()] if self.failures else []
-        return [self.completeness.to_table(), *failures, self.metrics.to_table()]
+        messages = [self.messages.to_table()] if self.messages else []
+        return [self.completeness.to_table(), *failures, *messages, self.metrics.to_table()]
 
     def __rich__(self) -> Any:
         from rich.console import Group

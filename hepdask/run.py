@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from hepdask.checkpoints import open_stored
 from hepdask.completeness import build_completeness
 from hepdask.errors import ProcessorError, RunError
 from hepdask.executors import Job, Outcome
 from hepdask.failures import Failures
 from hepdask.fileset import Dataset, Fileset
+from hepdask.luminosity import collect_luminosity
 from hepdask.metrics import RunMetrics
+from hepdask.partial import PartialResult, merge_results
 from hepdask.plan import Limits
 from hepdask.processor import call_postprocess
+from hepdask.replay import ReplayContext
 from hepdask.result import RunResult
-from hepdask.task import PartialResult, merge_results
 from hepdask.tree import arrange
 
 if TYPE_CHECKING:
@@ -25,10 +29,14 @@ if TYPE_CHECKING:
     from hepdask.attempt import Work
     from hepdask.executors import Executor
     from hepdask.fileset import InputFile
+    from hepdask.luminosity import Luminosity
     from hepdask.metadata import MetadataCache
+    from hepdask.opening import ReadOptions
     from hepdask.plan import Plan, Planner
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
+    from hepdask.stopping import StopRules
+    from hepdask.store import Section
 
 __all__ = ["Run"]
 
@@ -55,20 +63,26 @@ class Run:
         The user's, for its `postprocess`.
     work : Work
         What is done with each range.
+    rules : StopRules
+        What ends it early.
     make_planner : callable
         Makes the planner that shows its progress there.
     choose_progress : callable
         Makes a progress display.
     cache : MetadataCache or None
         Forgets files that turn out to have changed.
+    section : Section or None
+        Where the store keeps results of this work; None: there is no store.
     """
 
     executor: Executor
     processor: Any
     work: Work
+    rules: StopRules
     make_planner: Callable[[Progress], Planner]
     choose_progress: Callable[[], Progress]
     cache: MetadataCache | None
+    section: Section | None = None
 
     def start(self, fileset: Any, treename: str | None) -> RunResult:
         """Run a fileset.
@@ -77,50 +91,71 @@ class Run:
         ------
         FilesetError
             If something is wrong in the fileset.
+        StoreError
+            If there is a store that can't be read.
         RunError
             If something failed that isn't skipped, or the run was interrupted.
         """
         progress = self.choose_progress()
         try:
             planner = self.make_planner(progress)
-            files = planner.load(fileset, treename).files
-            return self._process(planner, files, None, progress)
+            started = time.perf_counter()
+            plan = planner.plan(planner.load(fileset, treename).files, self.work)
+            state = self._process(plan, progress, time.perf_counter() - started)
         finally:
             progress.close()
+        return self._conclude(state, planner.options)
 
     def _resume(self, before: _State) -> RunResult:
         progress = self.choose_progress()
         try:
             # the limits have been applied to what is left
             planner = replace(self.make_planner(progress), limits=Limits())
-            return self._process(planner, _missing_files(before), before, progress)
+            started = time.perf_counter()
+            # with a store, what was done is found there, each node in its own place of the tree
+            missing = _uninspected_files(before) if self.section else _missing_files(before)
+            plan = planner.plan(missing, self.work)
+            if self.section is not None:
+                plan = _unite_plans(before.plan, plan)
+            state = self._process(plan, progress, time.perf_counter() - started)
         finally:
             progress.close()
+        if self.section is None:
+            state = _join(before, state)
+        return self._conclude(state, planner.options)
 
-    def _process(
-        self,
-        planner: Planner,
-        files: Iterable[InputFile],
-        before: _State | None,
-        progress: Progress,
-    ) -> RunResult:
-        started = time.perf_counter()
-        plan = planner.plan(tuple(files), self.work)
-        inspect_seconds = time.perf_counter() - started
+    def _process(self, plan: Plan, progress: Progress, inspect_seconds: float) -> _State:
         bad = next((one for one in plan.failures if not one.is_skipped), None)
         if bad is not None or not plan.ranges:
             outcome = Outcome(PartialResult(), stopped_by=str(bad) if bad else "")
         else:
-            name = getattr(self.processor, "__name__", type(self.processor).__name__)
-            job = Job(name, plan.ranges, arrange(plan.ranges), self.work)
-            outcome = self.executor.reduce(job, progress)
-        return self._conclude(_join(before, _State(plan, outcome.root, outcome, inspect_seconds)))
+            job = self._build_job(plan)
+            outcome = _find_finished(job) or self.executor.reduce(job, progress)
+        return _State(plan, outcome.root, outcome, inspect_seconds)
 
-    def _conclude(self, state: _State) -> RunResult:
+    def _build_job(self, plan: Plan) -> Job:
+        tree = arrange(plan.ranges)
+        name = getattr(self.processor, "__name__", type(self.processor).__name__)
+        stored = None if self.section is None else open_stored(self.section, tree, plan.ranges)
+        return Job(
+            name,
+            plan.ranges,
+            tree,
+            self.work,
+            stored,
+            self.rules,
+            _estimate_failed(plan),
+        )
+
+    def _conclude(self, state: _State, options: ReadOptions) -> RunResult:
         plan, partial, outcome = state.plan, state.partial, state.outcome
-        failures = Failures((*plan.failures, *partial.failures))
+        context = ReplayContext(self.work.reader, options, plan.files)
+        failures = Failures((*plan.failures, *partial.failures), context)
         completeness = build_completeness(plan.files, plan.ranges, partial.processed, failures)
         completeness.check()
+        completeness = completeness.with_luminosity(
+            lambda: self.executor.dispatch(lambda: self._find_luminosity(state, options))
+        )
         self._forget_changed(failures)
         accumulator = partial.accumulator
         if not completeness.is_complete:
@@ -132,12 +167,28 @@ class Run:
             failures,
             completeness,
             outcome.stopped_by,
+            partial.messages,
             lambda: self.executor.dispatch(lambda: self._resume(state)),
             lambda: _group_files(_missing_files(state)),
         )
         result = self._postprocess(result)
-        _check_finished(result)
+        self._check_finished(result)
         return result
+
+    def _find_luminosity(self, state: _State, options: ReadOptions) -> Luminosity:
+        progress = self.choose_progress()
+        try:
+            return collect_luminosity(
+                self.executor,
+                state.plan.files,
+                state.plan.ranges,
+                state.partial.processed,
+                options=options,
+                recovery=self.work.recovery,
+                progress=progress,
+            )
+        finally:
+            progress.close()
 
     def _postprocess(self, result: RunResult) -> RunResult:
         try:
@@ -146,6 +197,34 @@ class Run:
             text = f"{error}\nthe output as it was before is in this error's partial_result"
             raise RunError(text, partial_result=result) from error
         return replace(result, output=output)
+
+    def _check_finished(self, result: RunResult) -> None:
+        """Raise if the run ended before everything was tried, or something failed that isn't skipped."""
+        fatal = next((one for one in result.failures if not one.is_skipped), None)
+        total = result.completeness.total
+        if fatal is None and not result.stopped_by and not total.num_entries_not_reached:
+            return
+        unread = f" ({total.num_files_unknown} files could not be inspected)"
+        text = (
+            f"{fatal or result.stopped_by or 'the executor did not reach all ranges'}\n"
+            f"{total.num_entries_processed:,} of {total.num_entries_requested:,} entries were processed"
+            f"{unread if total.num_files_unknown else ''}: they are in this error's partial_result (.output, "
+            ".completeness, .failures), and partial_result.resume() goes on from there"
+        )
+        if fatal is not None and fatal.kind in ("input", "transient"):
+            text += "; skipbadfiles=True leaves out, and lists, files that can't be read"
+        if fatal is not None and fatal.kind == "user" and fatal.entry_start is not None:
+            index = result.failures.index(fatal)
+            text += f"\nreplay it here: error.partial_result.failures.replay({index}, processor)"
+        if self.section is not None:
+            text += f"\nwhat is done is in the store: the same run goes on from {self.section.url}"
+        error = RunError(text, partial_result=result)
+        cause = fatal.exception if fatal is not None else None
+        if cause is None:
+            raise error
+        # a debugger then stands where it happened, in the user's frames
+        innermost = cause.__cause__ or cause
+        raise error.with_traceback(innermost.__traceback__) from cause
 
     def _forget_changed(self, failures: Failures) -> None:
         for failure in failures:
@@ -166,28 +245,19 @@ def _build_metrics(state: _State) -> RunMetrics:
     )
 
 
-def _check_finished(result: RunResult) -> None:
-    """Raise if the run ended before everything was tried, or something failed that isn't skipped."""
-    fatal = next((one for one in result.failures if not one.is_skipped), None)
-    total = result.completeness.total
-    if fatal is None and not result.stopped_by and not total.num_entries_not_reached:
-        return
-    unread = f" ({total.num_files_unknown} files could not be inspected)"
-    text = (
-        f"{fatal or result.stopped_by or 'the executor did not reach all ranges'}\n"
-        f"{total.num_entries_processed:,} of {total.num_entries_requested:,} entries were processed"
-        f"{unread if total.num_files_unknown else ''}: they are in this error's partial_result (.output, "
-        ".completeness, .failures), and partial_result.resume() goes on from there"
-    )
-    if fatal is not None and fatal.kind in ("input", "transient"):
-        text += "; skipbadfiles=True leaves out, and lists, files that can't be read"
-    error = RunError(text, partial_result=result)
-    cause = fatal.exception if fatal is not None else None
-    if cause is None:
-        raise error
-    # a debugger then stands where it happened, in the user's frames
-    innermost = cause.__cause__ or cause
-    raise error.with_traceback(innermost.__traceback__) from cause
+def _find_finished(job: Job) -> Outcome | None:
+    """Take the root from the store, if it is there."""
+    stored = job.stored
+    if stored is None or stored.nodes != (job.tree.root,):
+        return None
+    root = stored.checkpoints.load(stored.keys.key(job.tree.root))
+    return None if root is None else Outcome(root)
+
+
+def _estimate_failed(plan: Plan) -> int:
+    """Estimate the entries of files that could not be inspected, by the mean of the others."""
+    num_known = len({_file_key(one.file) for one in plan.ranges})
+    return plan.num_entries * len(plan.failures) // num_known if num_known else 0
 
 
 def _join(before: _State | None, now: _State) -> _State:
@@ -217,6 +287,26 @@ def _unite_ranges(
     """Add the ranges of files that could be inspected only now; the others were asked for before."""
     known = {_file_key(one.file) for one in before}
     return before + tuple(one for one in now if _file_key(one.file) not in known)
+
+
+def _unite_plans(before: Plan, now: Plan) -> Plan:
+    """Put what could be inspected only now into its place in dataset order."""
+    found = {_file_key(one): one for one in now.files}
+    files = tuple(found.get(_file_key(one), one) for one in before.files)
+    ranges: dict[tuple[str, str], list[EntryRange]] = {_file_key(one): [] for one in files}
+    for one in _unite_ranges(before.ranges, now.ranges):
+        ranges[_file_key(one.file)].append(one)
+    return replace(now, files=files, ranges=tuple(chain.from_iterable(ranges.values())))
+
+
+def _uninspected_files(state: _State) -> list[InputFile]:
+    planned = {_file_key(one.file) for one in state.plan.ranges}
+    failed = {(one.dataset, one.file_path) for one in state.plan.failures}
+    return [
+        one
+        for one in state.plan.files
+        if _file_key(one) in failed and _file_key(one) not in planned
+    ]
 
 
 def _missing_files(state: _State) -> list[InputFile]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hepdask.attempt import Work
 from hepdask.errors import FileReadError, OptionError
 from hepdask.executors import Executor, check_options
+from hepdask.fingerprint import fingerprint
 from hepdask.metadata import MetadataCache
 from hepdask.opening import ReadOptions
 from hepdask.plan import Limits, Plan, Planner
@@ -21,6 +22,9 @@ from hepdask.ranges import SplitOptions
 from hepdask.readers import build_reader
 from hepdask.recovery import RecoveryPolicy
 from hepdask.run import Run
+from hepdask.stopping import StopRules
+from hepdask.store import Store
+from hepdask.versions import library_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,12 +32,13 @@ if TYPE_CHECKING:
 
     from hepdask.progress import Progress
     from hepdask.result import RunResult
+    from hepdask.store import Section
 
 __all__ = ["Runner"]
 
 _IGNORED = {"processor_compression": "the processor is shipped once"}
 _REFUSED = {
-    "checkpointer": "results are not checkpointed by chunk; RunResult.resume() goes on after a failure",
+    "checkpointer": "say Runner(store='a/directory'): a run goes on from there, and knows when the code has changed",
     "cachestrategy": "open files are kept by themselves",
     "use_result_type": "run.run(...) returns a RunResult, and RunError carries partial_result",
     "pre_executor": "files are inspected on the executor that processes them",
@@ -75,6 +80,14 @@ class Runner:
     recovery : RecoveryPolicy or None
         What is done with ranges that fail: how often a server is tried, how far a range that needs too much memory, or kills its
         worker, is halved. None: the default policy.
+    store : Store, path, URL or None
+        Where results of parts of a run are kept, so that the next run computes only what is missing: a directory, or any URL of
+        fsspec. What they depend on (files, ranges, the processor with its arguments and source, schema, versions) is part of their
+        names. Loading one runs what is in it: give no place where others can write. None: nothing is kept.
+    max_opens_per_endpoint : int or None
+        Files that all workers together open at one server at a time. None: no limit.
+    max_failed_fraction : float or None
+        With `skipbadfiles`: a run in which more of the requested entries fail ends. None: no limit.
     progress : bool, str, Progress or None
         None or "auto" shows it where there is somebody to look; False or "off" never; "rich", "jupyter", "plain".
 
@@ -100,6 +113,9 @@ class Runner:
         uproot_options: Mapping[str, Any] | None = None,
         metadata_cache: MetadataCache | str | PathLike[str] | bool | None = None,
         recovery: RecoveryPolicy | None = None,
+        store: Store | str | PathLike[str] | None = None,
+        max_opens_per_endpoint: int | None = None,
+        max_failed_fraction: float | None = None,
         progress: bool | str | Progress | None = None,
         **unknown: Any,
     ) -> None:
@@ -113,6 +129,7 @@ class Runner:
             raise OptionError(f"format is {format!r}: hepdask reads 'root' (TTree and RNTuple)")
         _check_limit("maxchunks", maxchunks)
         _check_limit("maxfiles", maxfiles)
+        _check_limit("max_opens_per_endpoint", max_opens_per_endpoint)
         choose_progress(progress)  # a wrong word is an error now, and not in the middle of a run
         self.executor = executor
         self.savemetrics = savemetrics
@@ -123,6 +140,9 @@ class Runner:
         self._recovery = recovery if recovery is not None else RecoveryPolicy()
         self._timeout_seconds = xrootdtimeout
         self._uproot_options = dict(uproot_options or {})
+        self._max_opens = max_opens_per_endpoint
+        self._rules = StopRules(max_failed_fraction)
+        self._store = store if store is None or isinstance(store, Store) else Store(store)
         self._cache = _open_cache(metadata_cache)
         self._progress = progress
 
@@ -195,17 +215,15 @@ class Runner:
 
         Raises
         ------
-        FilesetError, OptionError
-            For a mistake in the arguments, before anything is sent out.
+        FilesetError, OptionError, StoreError
+            For a mistake in the arguments, or a store that can't be used, before anything is sent out.
         RunError
             If something failed that isn't skipped, or the run was interrupted. Its `partial_result` has all that was
             done.
         """
         processor, treename = _sort_arguments(arguments, processor_instance, treename)
         find_process(processor)
-        options = ReadOptions(
-            self._timeout_seconds, {**self._uproot_options, **(uproot_options or {})}
-        )
+        options = self._read_options(uproot_options)
         work = Work(
             ProcessorCopies(processor),
             build_reader(self._schema, options),
@@ -228,7 +246,7 @@ class Runner:
         treename : str or None
             For files that the fileset gives none.
         """
-        options = ReadOptions(self._timeout_seconds, self._uproot_options)
+        options = self._read_options(None)
         work = None
         if processor is not None:
             find_process(processor)
@@ -240,12 +258,20 @@ class Runner:
             )
         progress = self._choose_progress()
         try:
-            planner = self._planner(options, progress)
+            section = None if processor is None else self._open_section(processor, options)
+            planner = self._planner(options, section, progress)
             return planner.plan(planner.load(fileset, treename).files, work)
         finally:
             progress.close()
 
-    def _planner(self, options: ReadOptions, progress: Progress) -> Planner:
+    def _read_options(self, more: Mapping[str, Any] | None) -> ReadOptions:
+        return ReadOptions(
+            self._timeout_seconds, {**self._uproot_options, **(more or {})}, self._max_opens
+        )
+
+    def _planner(
+        self, options: ReadOptions, section: Section | None, progress: Progress
+    ) -> Planner:
         return Planner(
             self.executor,
             options,
@@ -255,11 +281,33 @@ class Runner:
             self._recovery,
             self._cache,
             progress,
+            section,
         )
 
     def _run(self, processor: Any, work: Work, options: ReadOptions) -> Run:
-        make_planner = partial(self._planner, options)
-        return Run(self.executor, processor, work, make_planner, self._choose_progress, self._cache)
+        section = self._open_section(processor, options)
+        return Run(
+            self.executor,
+            processor,
+            work,
+            self._rules,
+            partial(self._planner, options, section),
+            self._choose_progress,
+            self._cache,
+            section,
+        )
+
+    def _open_section(self, processor: Any, options: ReadOptions) -> Section | None:
+        """Open what the store has of this processor, with this schema and these versions."""
+        if self._store is None:
+            return None
+        versions = library_versions()
+        # time limits change no result
+        what = (processor, self._schema, dict(options.uproot_options), versions)
+        section = self._store.section(fingerprint(what))
+        name = getattr(processor, "__name__", type(processor).__name__)
+        section.describe({"processor": name, "schema": str(self._schema), "versions": versions})
+        return section
 
     def _choose_progress(self) -> Progress:
         return choose_progress(self._progress if self.executor.shows_progress else False)

@@ -1,4 +1,4 @@
-"""What runs on workers: inspect files, process a node of the tree, merge two results. Imports no dask.
+"""What runs on workers: inspect files, process a node of the tree. Imports no dask.
 
 Exceptions become values here: a `PartialResult` says what was done, what failed and why, and a failed range keeps its
 place in the tree as an empty leaf. So nothing is lost when a worker's result is merged, and nothing is counted twice
@@ -8,93 +8,48 @@ when dask runs a task again.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
-import time
-import traceback
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from hepdask.accumulator import add
 from hepdask.attempt import Attempt
-from hepdask.completeness import Span
-from hepdask.errors import AccumulatorError
+from hepdask.checkpoints import CHECKPOINT_SECONDS
+from hepdask.endpoints import endpoint_of, process_health
+from hepdask.errors import RangeTimeoutError
 from hepdask.failures import Failure, build_failure
+from hepdask.messages import record_messages
 from hepdask.metadata import FileMetadata, read_file_metadata
-from hepdask.metrics import Counters, PartialMetrics, host_name
-from hepdask.recovery import RecoveryPolicy, Step
-from hepdask.tree import arrange
+from hepdask.partial import PartialResult, merge_results, process_name, span_of
+from hepdask.recovery import RecoveryPolicy
+from hepdask.rescue import Monitor, Rescue, Sizes
+from hepdask.tree import Node, arrange
+from hepdask.watch import TimeLimitReached, time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hepdask.attempt import Work
+    from hepdask.checkpoints import Checkpoints, NodeKeys
+    from hepdask.failures import FailureKind
     from hepdask.fileset import InputFile
     from hepdask.opening import ReadOptions
     from hepdask.ranges import EntryRange
 
 __all__ = [
-    "Monitor",
-    "PartialResult",
+    "NodeTask",
     "attempt_packed",
     "attempt_range",
     "inspect_files",
+    "late_failure",
     "load_work",
-    "merge_results",
-    "process_node",
+    "note_failed_replica",
 ]
 
 #: Works (processor and reader) that a process keeps unpickled, for the tasks of a run and for concurrent runs.
 MAX_WORKS = 4
-
-
-class Monitor(Protocol):
-    """How a task speaks with the run that it belongs to."""
-
-    worker: str
-    """Name of this worker, for failures."""
-
-    def is_stopped(self) -> bool:
-        """Return whether the run is to end: no further range is started."""
-        ...
-
-    def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
-        """Take note of a range that was processed or has failed."""
-        ...
-
-    def interrupt(self) -> None:
-        """Take note of Ctrl-C in the middle of a range: the run is stopped."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PartialResult:
-    """The result of a node of the tree.
-
-    Attributes
-    ----------
-    accumulator : object or None
-        What the processor returned, added up in dataset order; None if there is nothing.
-    processed : tuple of Span
-        The entries that are in it, in dataset order; neighbours are joined.
-    failures : tuple of Failure
-        In dataset order.
-    metrics : PartialMetrics
-        What it cost.
-    """
-
-    accumulator: Any = None
-    processed: tuple[Span, ...] = ()
-    failures: tuple[Failure, ...] = ()
-    metrics: PartialMetrics = field(default_factory=PartialMetrics)
-
-    @property
-    def num_entries(self) -> int:
-        """Number of entries processed."""
-        return sum(span.entry_stop - span.entry_start for span in self.processed)
 
 
 def inspect_files(
@@ -131,26 +86,22 @@ def _inspect_file(
         try:
             return read_file_metadata(file, options)
         except Exception as error:  # noqa: BLE001  # whatever it is, it becomes a failure of this file
-            failure = build_failure(error, file, None, worker=_process_name(), skipped=skipped)
+            failure = build_failure(
+                error, file, None, worker=process_name(), skipped=skipped, kinds=recovery.kinds
+            )
         # opening has tried all replicas
-        step = recovery.decide(
-            failure.kind, attempt=attempt, num_replicas=1, num_entries=0, seed=file.file_path
-        )
+        step = recovery.decide(failure, attempt=attempt, num_replicas=1)
         if step.action != "retry":
             return replace(failure, attempts=attempt)
         threading.Event().wait(step.wait_seconds)
         attempt += 1
 
 
-def process_node(
-    ranges: Sequence[EntryRange],
-    work: Work,
-    monitor: Monitor,
-    attempt: Callable[[EntryRange], PartialResult] | None = None,
-) -> PartialResult:
-    """Process the ranges of a node in order, and merge them as the whole tree would.
+@dataclass(frozen=True, slots=True)
+class NodeTask:
+    """Process a node of the tree: its ranges in order, merged as the whole tree would merge them.
 
-    Parameters
+    Attributes
     ----------
     ranges : sequence of EntryRange
         The leaves below the node.
@@ -160,23 +111,115 @@ def process_node(
         Is told of each range. Once it says that the run is stopped, the remaining ranges are not reached: they are in
         neither `processed` nor `failures`.
     attempt : callable or None
-        Processes a range once; None: here, by `attempt_range`.
+        Processes a range once; None: here, by `attempt_range`, within the policy's time limit.
+    on_hang : callable or None
+        Called, from another thread, if a range hangs where no exception can reach it.
+    sizes : Sizes
+        What has run out of memory before.
+    checkpoints : Checkpoints or None
+        The store; None: there is none.
+    keys : NodeKeys or None
+        Names of the nodes in it.
+    stored : frozenset of str
+        Those of these names that are there.
+    ends_dataset : bool
+        True if the last range is the last of its dataset.
     """
-    tree = arrange(ranges)
-    once = attempt or (lambda entry_range: attempt_range(entry_range, work, monitor.worker))
 
-    def leaf(index: int) -> PartialResult:
-        if monitor.is_stopped():
+    ranges: Sequence[EntryRange]
+    work: Work
+    monitor: Monitor
+    attempt: Callable[[EntryRange], PartialResult] | None = None
+    on_hang: Callable[[], None] | None = None
+    sizes: Sizes = field(default_factory=Sizes)
+    checkpoints: Checkpoints | None = None
+    keys: NodeKeys | None = None
+    stored: frozenset[str] = frozenset()
+    ends_dataset: bool = True
+
+    def run(self, *, is_root: bool = False) -> PartialResult:
+        """Process the node, which may be that of the whole run."""
+        tree = arrange(self.ranges)
+        once = self.attempt or self._attempt
+        rescue = Rescue(once, self.work.recovery, self.monitor, self.sizes)
+        stops = set(tree.dataset_stops[: None if self.ends_dataset else -1])
+        result = tree.fold(
+            tree.root,
+            lambda node: self._leaf(rescue, node),
+            lambda node, left, right: self._merge(node, left, right, is_edge=node.stop in stops),
+            self._load,
+        )
+        if self.checkpoints is None:
+            return result
+        return self.checkpoints.offer(result, is_last=is_root)
+
+    def _leaf(self, rescue: Rescue, node: Node) -> PartialResult:
+        if self.monitor.is_stopped():
             return PartialResult()
         try:
-            return _process_range(ranges[index], once, work.recovery, monitor, _Lost())
+            result = rescue.process(self.ranges[node.start])
         except KeyboardInterrupt:  # what is done already is kept
-            monitor.interrupt()
+            self.monitor.interrupt()
             return PartialResult()
+        result = replace(result, key=self._key(node))
+        return self._keep(result)
 
-    return tree.fold(
-        tree.root, leaf, lambda left, right: merge_results(left, right, worker=monitor.worker)
+    def _merge(
+        self, node: Node, left: PartialResult, right: PartialResult, *, is_edge: bool
+    ) -> PartialResult:
+        if self.checkpoints is None:
+            return merge_results(left, right, worker=self.monitor.worker)
+        if is_edge:  # when a file is appended, this node is another one, but its left part is the same
+            left = self.checkpoints.offer(left)
+        return self._keep(
+            self.checkpoints.merge(left, right, key=self._key(node), worker=self.monitor.worker)
+        )
+
+    def _keep(self, result: PartialResult) -> PartialResult:
+        """Keep what has been done so far, now and then."""
+        if self.checkpoints is None:
+            return result
+        return self.checkpoints.offer(result, min_seconds=CHECKPOINT_SECONDS)
+
+    def _load(self, node: Node) -> PartialResult | None:
+        if self.checkpoints is None or not self.stored:
+            return None
+        key = self._key(node)
+        result = self.checkpoints.load(key) if key in self.stored else None
+        if result is not None:
+            self.monitor.node_loaded(result.num_entries)
+        return result
+
+    def _key(self, node: Node) -> str:
+        return "" if self.keys is None else self.keys.key(node)
+
+    def _attempt(self, entry_range: EntryRange) -> PartialResult:
+        limit = self.work.recovery.max_range_seconds
+        try:
+            with time_limit(limit, self.on_hang):
+                return attempt_range(entry_range, self.work, self.monitor.worker)
+        except TimeLimitReached:
+            text = f"the range took longer than {limit:g} s"
+            return late_failure(entry_range, self.work, self.monitor.worker, text)
+
+
+def late_failure(
+    entry_range: EntryRange, work: Work, worker: str, text: str
+) -> PartialResult:
+    """Make the result of a range whose time was up."""
+    error = RangeTimeoutError(
+        f"{text} (RecoveryPolicy.max_range_seconds): a server that does not answer, an endless loop, or too little time"
     )
+    bounds = (entry_range.entry_start, entry_range.entry_stop)
+    failure = build_failure(
+        error,
+        entry_range.file,
+        bounds,
+        worker=worker,
+        skipped=work.skipped,
+        kinds=work.recovery.kinds,
+    )
+    return PartialResult(failures=(failure,))
 
 
 def attempt_range(entry_range: EntryRange, work: Work, worker: str) -> PartialResult:
@@ -192,22 +235,66 @@ def attempt_range(entry_range: EntryRange, work: Work, worker: str) -> PartialRe
         Name of this worker, for failures.
     """
     attempt = Attempt(entry_range)
-    file = entry_range.file
-    bounds = (entry_range.entry_start, entry_range.entry_stop)
-    try:
-        accumulator = attempt.process(work)
-    except Exception as error:  # noqa: BLE001  # exceptions inside the map become values
-        failure = build_failure(
-            error, file, bounds, worker=worker, replica=attempt.replica, skipped=work.skipped
-        )
-        return PartialResult(failures=(failure,), metrics=attempt.metrics(0))
-    span = Span(file.dataset, file.file_path, file.treename, *bounds)
-    return PartialResult(accumulator, (span,), (), attempt.metrics(entry_range.num_entries))
+    with record_messages(entry_range, worker=worker) as recorder:
+        try:
+            accumulator = attempt.process(work)
+        except Exception as error:  # noqa: BLE001  # exceptions inside the map become values
+            result = _failed(error, attempt, entry_range, work, worker)
+        else:
+            metrics = attempt.metrics(entry_range.num_entries)
+            result = PartialResult(
+                accumulator,
+                (span_of(entry_range),),
+                (),
+                metrics,
+                is_whole=True,
+                unsaved_seconds=sum(one.wall_seconds for one in metrics.hosts.values()),
+            )
+    return replace(result, messages=recorder.messages)
 
 
-def attempt_packed(packed_work: bytes, entry_range: EntryRange, worker: str) -> PartialResult:
-    """Process a range once, in a process that knows nothing yet; see `attempt_range`."""
+def _failed(
+    error: Exception, attempt: Attempt, entry_range: EntryRange, work: Work, worker: str
+) -> PartialResult:
+    failure = build_failure(
+        error,
+        entry_range.file,
+        (entry_range.entry_start, entry_range.entry_stop),
+        worker=worker,
+        replica=attempt.replica,
+        skipped=work.skipped,
+        kinds=work.recovery.kinds,
+    )
+    return PartialResult(failures=(failure,), metrics=attempt.metrics(0))
+
+
+def attempt_packed(
+    packed_work: bytes,
+    entry_range: EntryRange,
+    worker: str,
+    health: Mapping[str, Mapping[str, Any]],
+) -> PartialResult:
+    """Process a range once, in a process that knows nothing yet; see `attempt_range`.
+
+    Parameters
+    ----------
+    packed_work : bytes
+        The pickled work.
+    entry_range, worker
+        As for `attempt_range`.
+    health : mapping
+        What is known of endpoints, as `Health.export` gives it.
+    """
+    process_health().merge(health)
     return attempt_range(entry_range, load_work(packed_work), worker)
+
+
+def note_failed_replica(replica: str, kind: FailureKind) -> None:
+    """Take note, in this process, that reading a replica has failed in another one."""
+    if replica and kind == "transient":
+        process_health().note_failure(endpoint_of(replica))
+    elif replica and kind == "input":
+        process_health().note_damage(replica)
 
 
 _works: OrderedDict[str, Work] = OrderedDict()
@@ -224,149 +311,3 @@ def load_work(packed: bytes) -> Work:
         while len(_works) > MAX_WORKS:
             _works.popitem(last=False)
         return _works[digest]
-
-
-@dataclass(slots=True)
-class _Lost:
-    """Counts the pieces of one range that have failed for good."""
-
-    count: int = 0
-
-
-def _process_range(
-    entry_range: EntryRange,
-    once: Callable[[EntryRange], PartialResult],
-    recovery: RecoveryPolicy,
-    monitor: Monitor,
-    lost: _Lost,
-) -> PartialResult:
-    """Process a range, as often and in as many pieces as the policy says."""
-    spent = PartialMetrics()
-    current = entry_range
-    attempt = 1
-    while True:
-        result = once(current)
-        step = _decide(result, current, attempt, recovery, lost)
-        if step.action == "split":
-            cost = PartialResult(metrics=spent + result.metrics)
-            left, right = (
-                _process_range(half, once, recovery, monitor, lost) for half in _halves(current)
-            )
-            return merge_results(cost, merge_results(left, right, worker=monitor.worker))
-        if step.action == "give up" or not _wait(step.wait_seconds, monitor):
-            break
-        spent += result.metrics
-        attempt += 1
-        if step.next_replica:
-            current = _with_next_replica(current)
-    failures = tuple(replace(one, attempts=attempt) for one in result.failures)
-    lost.count += len(failures)
-    num_bytes = sum(one.num_requested_bytes for one in result.metrics.files.values())
-    monitor.range_done(entry_range.num_entries, num_bytes, failures[0] if failures else None)
-    return replace(result, failures=failures, metrics=spent + result.metrics)
-
-
-def _decide(
-    result: PartialResult,
-    entry_range: EntryRange,
-    attempt: int,
-    recovery: RecoveryPolicy,
-    lost: _Lost,
-) -> Step:
-    if not result.failures:
-        return Step("give up")  # there is nothing to recover
-    return recovery.decide(
-        result.failures[0].kind,
-        attempt=attempt,
-        num_replicas=len(entry_range.file.replicas),
-        num_entries=entry_range.num_entries,
-        seed=f"{entry_range.file.file_path}/{entry_range.entry_start}",
-        num_lost_pieces=lost.count,
-    )
-
-
-def _wait(seconds: float, monitor: Monitor) -> bool:
-    """Wait before the next attempt; return False if the run is stopped meanwhile."""
-    end = time.monotonic() + seconds
-    pause = threading.Event()
-    while not monitor.is_stopped():
-        left = end - time.monotonic()
-        if left <= 0:
-            return True
-        pause.wait(min(left, 0.2))
-    return False
-
-
-def _halves(entry_range: EntryRange) -> tuple[EntryRange, EntryRange]:
-    middle = (entry_range.entry_start + entry_range.entry_stop) // 2
-    return (
-        replace(entry_range, entry_stop=middle),
-        replace(entry_range, entry_start=middle),
-    )
-
-
-def _with_next_replica(entry_range: EntryRange) -> EntryRange:
-    file = entry_range.file
-    return replace(entry_range, file=replace(file, replicas=(*file.replicas[1:], file.replicas[0])))
-
-
-def merge_results(left: PartialResult, right: PartialResult, *, worker: str = "") -> PartialResult:
-    """Merge two neighbours; neither is changed.
-
-    If their accumulators don't fit together, the one of more entries stays (the left of two equal ones), and the
-    ranges of the other become failures.
-    """
-    started = time.perf_counter()
-    try:
-        accumulator = add(left.accumulator, right.accumulator)
-    except Exception as error:  # noqa: BLE001  # the user's __add__ may raise anything
-        if left.num_entries >= right.num_entries:
-            right = _without_accumulator(right, error, worker)
-            accumulator = left.accumulator
-        else:
-            left = _without_accumulator(left, error, worker)
-            accumulator = right.accumulator
-    return PartialResult(
-        accumulator,
-        _join_spans(left.processed, right.processed),
-        left.failures + right.failures,
-        left.metrics + right.metrics + _merge_cost(time.perf_counter() - started),
-    )
-
-
-def _merge_cost(seconds: float) -> PartialMetrics:
-    return PartialMetrics(hosts={host_name(): Counters(merge_seconds=seconds)})
-
-
-def _without_accumulator(result: PartialResult, error: Exception, worker: str) -> PartialResult:
-    text = (
-        str(error)
-        if isinstance(error, AccumulatorError)
-        else f"adding two outputs raised {type(error).__name__}: {error}"
-    )
-    lost = tuple(
-        Failure(
-            **span._asdict(),
-            kind="user",
-            exception_type="hepdask.errors.AccumulatorError",
-            message=f"{text} (all other outputs fit together; this one was left out)",
-            traceback="".join(traceback.format_exception(error)),
-            worker=worker or _process_name(),
-            exception=error,
-        )
-        for span in result.processed
-    )
-    return PartialResult(None, (), (*result.failures, *lost), result.metrics)
-
-
-def _join_spans(left: tuple[Span, ...], right: tuple[Span, ...]) -> tuple[Span, ...]:
-    if not left or not right:
-        return left or right
-    last, first = left[-1], right[0]
-    if last[:3] == first[:3] and last.entry_stop == first.entry_start:
-        return (*left[:-1], last._replace(entry_stop=first.entry_stop), *right[1:])
-    return left + right
-
-
-def _process_name() -> str:
-    return f"{host_name()}, process {os.getpid()}"

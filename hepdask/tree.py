@@ -97,6 +97,11 @@ class ReductionTree:
     def __len__(self) -> int:
         return self.root.stop
 
+    @property
+    def dataset_stops(self) -> tuple[int, ...]:
+        """One past the last leaf of each dataset: where a file that is appended would come."""
+        return tuple(self._file_starts[file] for file in self._dataset_starts[1:])
+
     def children(self, node: Node) -> tuple[Node, ...]:
         """Return the two nodes that `node` merges, left and right; nothing for a leaf."""
         if len(node) < 2:
@@ -116,7 +121,13 @@ class ReductionTree:
             return first + _left_share(last - first + 1)
         return self._dataset_starts[first_dataset + _left_share(last_dataset - first_dataset + 1)]
 
-    def fold(self, node: Node, leaf: Callable[[int], T], merge: Callable[[T, T], T]) -> T:
+    def fold(
+        self,
+        node: Node,
+        leaf: Callable[[Node], T],
+        merge: Callable[[Node, T, T], T],
+        known: Callable[[Node], T | None] = lambda _: None,
+    ) -> T:
         """Reduce the leaves below a node, in order, merging as soon as a pair is there.
 
         Holds at most one result for each level of the tree: about ``log2(len(node))``.
@@ -126,15 +137,20 @@ class ReductionTree:
         node : Node
             Not empty.
         leaf : callable
-            Makes the result of the leaf with this index; called once for each, from left to right.
+            Makes the result of a leaf; called once for each, from left to right.
         merge : callable
-            ``merge(left, right)``.
+            ``merge(node, left, right)`` makes the result of `node` from those of its children.
+        known : callable
+            Returns the result of a node that is there already, so that nothing below it is asked for; None for all others.
         """
+        found = known(node)
+        if found is not None:
+            return found
         children = self.children(node)
         if not children:
-            return leaf(node.start)
-        left = self.fold(children[0], leaf, merge)
-        return merge(left, self.fold(children[1], leaf, merge))
+            return leaf(node)
+        left = self.fold(children[0], leaf, merge, known)
+        return merge(node, left, self.fold(children[1], leaf, merge, known))
 
     def cut(self, weights: Sequence[float], max_weight: float) -> list[Node]:
         """Cut the tree into tasks: the largest nodes that weigh at most `max_weight`.

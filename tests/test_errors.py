@@ -40,6 +40,8 @@ def test_errors_survive_pickling(error: type[HepdaskError]) -> None:
         (errors.ProcessorError, RuntimeError),
         (errors.AccumulatorError, TypeError),
         (errors.ExecutorError, RuntimeError),
+        (errors.StoreError, OSError),
+        (errors.DamagedObjectError, errors.StoreError),
         (errors.RunError, RuntimeError),
         (errors.AccountingError, RuntimeError),
     ],

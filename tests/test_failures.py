@@ -12,8 +12,10 @@ from hepdask.errors import (
     FileReadError,
     MissingDependencyError,
     MissingTreeError,
+    OptionError,
     ProcessDiedError,
     ProcessorError,
+    RunError,
 )
 from hepdask.failures import (
     Failure,
@@ -200,3 +202,41 @@ def test_what_failed_can_be_run_as_a_fileset() -> None:
     loaded = load_fileset(written)
     assert [file.steps for file in loaded.files] == [((0, 10), (20, 30)), None]
     assert Failures().to_fileset() == {}
+
+
+class Recorded:
+    """A context that gives back what it was asked for."""
+
+    def replay(self, failure: Failure, processor: Any, *, debug: bool = False) -> Any:
+        return failure, processor, debug
+
+
+def test_replay_finds_the_failure_by_number_or_itself() -> None:
+    failures = Failures([failure(0, 10), failure(10, 20), failure(20, 30)], Recorded())
+    assert failures.replay(1, len) == (failure(10, 20), len, False)
+    assert failures.replay(-1, len, debug=True) == (failure(20, 30), len, True)
+    assert failures.replay(failure(0, 10), len) == (failure(0, 10), len, False)
+    assert failures[1:].replay(0, len)[0] == failure(10, 20)
+
+
+@pytest.mark.parametrize("index", [3, -4, "1", None, 1.0, failure(5, 6)])
+def test_replay_refuses_what_is_no_failure(index: Any) -> None:
+    failures = Failures([failure(0, 10), failure(10, 20), failure(20, 30)], Recorded())
+    with pytest.raises(OptionError, match=r"^there is no failure .*: give a number from 0 to 2$"):
+        failures.replay(index, len)
+    with pytest.raises(OptionError, match=r"^there is no failure .*: there is none at all$"):
+        Failures([], Recorded()).replay(index, len)
+
+
+def test_failures_without_their_run_say_what_to_type() -> None:
+    odd = replace(failure(None, None), dataset="d y")
+    failures = Failures([failure(0, 10), odd], Recorded())
+    for one in (pickle.loads(pickle.dumps(failures)), Failures(failures)):
+        assert list(one) == list(failures)
+        with pytest.raises(
+            RunError,
+            match=r"hepdask replay PROCESSOR FILESET --dataset dy --file a\.root --entries 0:10$",
+        ):
+            one.replay(0, len)
+        with pytest.raises(RunError, match=r"FILESET --dataset 'd y' --file a\.root$"):
+            one.replay(1, len)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,10 @@ partials = st.builds(
     peak_memory_bytes=st.dictionaries(st.sampled_from(["one", "two"]), st.integers(0, 10**10)),
     columns=st.frozensets(st.sampled_from(["x", "y", "z"])),
     first_start=st.none() | st.integers(0, 10**9).map(float),
+    endpoints=st.dictionaries(st.sampled_from(["local", "root://a"]), counters),
+    served=st.dictionaries(
+        st.sampled_from([DY, TT]), st.frozensets(st.sampled_from(["b.root", "c.root"]), min_size=1)
+    ),
 )
 
 
@@ -60,6 +64,12 @@ def test_adding_by_hand() -> None:
         peak_memory_bytes={"one": 7, "two": 8},
         columns=frozenset({"x"}),
         first_start=5.0,
+        endpoints={"root://a": Counters(num_opens=1)},
+        served={DY: frozenset({"b.root"})},
+    )
+    left += PartialMetrics(
+        endpoints={"root://a": Counters(num_failed_opens=2)},
+        served={DY: frozenset({"c.root"}), TT: frozenset({"c.root"})},
     )
     right += PartialMetrics(peak_memory_bytes={"one": 6, "two": 9}, first_start=3.0)
     total = left + right
@@ -68,6 +78,8 @@ def test_adding_by_hand() -> None:
     assert total.peak_memory_bytes == {"one": 7, "two": 9}
     assert total.columns == {"x"}
     assert total.first_start == 3.0
+    assert total.endpoints == {"root://a": Counters(num_opens=1, num_failed_opens=2)}
+    assert total.served == {DY: {"b.root", "c.root"}, TT: {"c.root"}}
 
 
 @pytest.fixture
@@ -88,6 +100,11 @@ def metrics() -> RunMetrics:
         hosts={"one": dy + merge, "two": tt + merge},
         peak_memory_bytes={"one": 2 * 10**9, "two": 10**9},
         columns=frozenset({"y", "x"}),
+        endpoints={
+            "root://a": Counters(num_failed_opens=1),
+            "root://b:1095": replace(dy + tt, num_opens=2),
+        },
+        served={DY: frozenset({"root://c//a.root", "root://b:1095//a.root"})},
     )
     return RunMetrics(partial, num_tasks=2, num_merges=1, inspect_seconds=0.1, run_seconds=4.0)
 
@@ -126,6 +143,9 @@ def test_the_dictionary_has_coffeas_keys_first(metrics: RunMetrics) -> None:
     assert written["datasets"]["tt"]["num_entries"] == 1_000
     assert written["hosts"]["one"]["peak_memory_bytes"] == 2 * 10**9
     assert written["peak_memory_bytes"] == 2 * 10**9
+    assert written["endpoints"]["root://b:1095"]["num_opens"] == 2
+    assert written["endpoints"]["root://a"]["num_failed_opens"] == 1
+    assert written["served"] == {"dy": {"a.root": ["root://b:1095//a.root", "root://c//a.root"]}}
     assert json.loads(json.dumps(written)) == written
 
 
@@ -134,6 +154,30 @@ def test_the_table_has_the_figures_that_people_quote(metrics: RunMetrics) -> Non
     for figure in ("1.0 kHz", "2.000 Gbps", "4,000", "2000 MB", "0.5 kHz per busy core"):
         assert figure in text
     assert metrics._repr_html_().startswith("<table>")
+
+
+def test_the_table_says_who_served_what(metrics: RunMetrics) -> None:
+    *_, first, second, others = str(metrics.to_table()).splitlines()
+    assert re.search(r"from root://b:1095 +1000\.0 MB +in 3 ranges, 2 opens$", first)
+    assert re.search(r"from root://a +0\.0 MB +in 0 ranges, 0 opens, 1 failed$", second)
+    assert re.search(r"other replicas +1 file +read from another replica than the first$", others)
+    assert metrics.endpoints["root://b:1095"].num_ranges == 3
+    assert metrics.served[DY] == {"root://b:1095//a.root", "root://c//a.root"}
+
+
+def test_the_table_says_nothing_of_local_files() -> None:
+    local = PartialMetrics(endpoints={"local": Counters(num_ranges=1)})
+    assert "from local" not in str(RunMetrics(local).to_table())
+    mixed = local + PartialMetrics(endpoints={"root://a": Counters(num_ranges=1)})
+    assert "from local" in str(RunMetrics(mixed).to_table())
+
+
+def test_the_table_shows_few_of_many_servers() -> None:
+    endpoints = {f"root://{i:02}": Counters(num_requested_bytes=10**6) for i in range(20)}
+    text = str(RunMetrics(PartialMetrics(endpoints=endpoints)).to_table())
+    assert "from root://07" in text
+    assert "from root://08" not in text
+    assert re.search(r"from 12 other servers +12\.0 MB", text)
 
 
 def test_one_is_not_written_as_many(metrics: RunMetrics) -> None:

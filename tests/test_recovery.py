@@ -8,6 +8,7 @@ import awkward as ak
 import pytest
 
 from hepdask import FileReadError, LocalExecutor, OptionError, RecoveryPolicy, RunError, Runner
+from hepdask.failures import Failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
 EAGER = RecoveryPolicy(wait_seconds=0)
 
 
-def decide(kind: Any, **facts: Any) -> Step:
-    facts = {"attempt": 1, "num_replicas": 1, "num_entries": 100, "seed": "a", **facts}
-    return RecoveryPolicy().decide(kind, **facts)
+def failure(
+    kind: Any, num_entries: int = 100, seed: str = "a", error: str = "ValueError", replica: str = "a"
+) -> Failure:
+    return Failure("dy", seed, "Events", 0, num_entries, kind, error, "", replica=replica)
+
+
+def decide(kind: Any, *, num_entries: int = 100, replica: str = "a", **facts: Any) -> Step:
+    facts = {"attempt": 1, "num_replicas": 1, **facts}
+    return RecoveryPolicy().decide(failure(kind, num_entries, replica=replica), **facts)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +39,7 @@ def decide(kind: Any, **facts: Any) -> Step:
         ("transient", {"attempt": 4}, "give up", False),
         ("input", {}, "give up", False),
         ("input", {"num_replicas": 2}, "retry", True),
+        ("input", {"num_replicas": 2, "replica": ""}, "give up", False),
         ("input", {"num_replicas": 2, "attempt": 2}, "give up", False),
         ("user", {"num_replicas": 3}, "give up", False),
         ("setup", {}, "give up", False),
@@ -51,8 +59,8 @@ def test_waiting_grows_is_bounded_and_differs_between_ranges() -> None:
     policy = RecoveryPolicy(max_attempts=20, max_wait_seconds=30)
 
     def wait(attempt: int, seed: str = "a") -> float:
-        facts: dict[str, Any] = {"num_replicas": 1, "num_entries": 1, "seed": seed}
-        return policy.decide("transient", attempt=attempt, **facts).wait_seconds
+        bad = failure("transient", 1, seed)
+        return policy.decide(bad, attempt=attempt, num_replicas=1).wait_seconds
 
     assert 0.5 <= wait(1) <= 1
     assert 2 <= wait(2) <= 4

@@ -17,15 +17,11 @@ from hepdask.fileset import InputFile
 from hepdask.metadata import FileMetadata
 from hepdask.metrics import Counters, PartialMetrics, host_name
 from hepdask.opening import ReadOptions
+from hepdask.partial import PartialResult, merge_results
 from hepdask.processor import ProcessorCopies
 from hepdask.ranges import EntryRange
 from hepdask.readers import build_reader
-from hepdask.task import (
-    PartialResult,
-    inspect_files,
-    merge_results,
-    process_node,
-)
+from hepdask.task import NodeTask, inspect_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +38,7 @@ class RecordingMonitor:
     worker: str = "worker 1"
     stop_after: int | None = None
     done: list[tuple[int, int, Failure | None]] = field(default_factory=list)
+    loaded: list[int] = field(default_factory=list)
     is_interrupted: bool = False
 
     def is_stopped(self) -> bool:
@@ -50,8 +47,15 @@ class RecordingMonitor:
     def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
         self.done.append((num_entries, num_bytes, failure))
 
+    def node_loaded(self, num_entries: int) -> None:
+        self.loaded.append(num_entries)
+
     def interrupt(self) -> None:
         self.is_interrupted = True
+
+
+def process_node(ranges: Any, work: Work, monitor: Any, **more: Any) -> PartialResult:
+    return NodeTask(ranges, work, monitor, **more).run()
 
 
 def input_file(path: Path, dataset: str = "dy") -> InputFile:

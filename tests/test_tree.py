@@ -22,7 +22,7 @@ Expression = Any
 
 
 def expression(tree: ReductionTree, node: Node) -> Expression:
-    return tree.fold(node, lambda leaf: leaf, lambda left, right: (left, right))
+    return tree.fold(node, lambda leaf: leaf.start, lambda _, left, right: (left, right))
 
 
 def run_tasks(tree: ReductionTree, cut: list[Node], split_every: int) -> Expression:
@@ -103,7 +103,7 @@ def test_each_leaf_once_and_in_order(counts: list[list[int]]) -> None:
     total = sum(map(sum, counts))
     assert len(tree) == len(tree.root) == total
     if total:
-        leaves = tree.fold(tree.root, lambda leaf: (leaf,), lambda left, right: left + right)
+        leaves = tree.fold(tree.root, lambda leaf: (leaf.start,), lambda _, left, right: left + right)
         assert leaves == tuple(range(total))
         assert len(all_nodes(tree)) == 2 * total - 1
 
@@ -227,9 +227,12 @@ def test_sums_of_floats_have_the_same_bits_for_any_cut(
     def add(left: float, right: float) -> float:
         return left + right
 
-    whole = tree.fold(tree.root, values.__getitem__, add)
+    whole = tree.fold(tree.root, lambda leaf: values[leaf.start], lambda _, *pair: add(*pair))
     cut = tree.cut([1.0] * len(values), max_weight)
-    results = {node: tree.fold(node, values.__getitem__, add) for node in cut}
+    results = {
+        node: tree.fold(node, lambda leaf: values[leaf.start], lambda _, *pair: add(*pair))
+        for node in cut
+    }
     for merge in tree.merges(cut, split_every):
         inputs = [results[node] for node in merge.inputs]
         results[merge.node] = merge_in_order(merge.order, inputs, add)
@@ -288,4 +291,4 @@ def test_many_ranges_are_arranged_and_cut() -> None:
     # one merge of everything: its inputs are found without searching a list for each
     (flat,) = tree.merges(cut, len(cut))
     assert flat.inputs == tuple(cut)
-    assert tree.fold(tree.root, lambda _: 1, lambda left, right: left + right) == 51_000
+    assert tree.fold(tree.root, lambda _: 1, lambda _, left, right: left + right) == 51_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from hepdask.cli.processors import LoadedProcessor
+    from hepdask.failures import Failure
     from hepdask.result import RunResult
 
 __all__ = ["command"]
@@ -91,6 +93,8 @@ def command(
         _show_written(result, written, options)
     if options["show_traceback"] and result.failures:
         note(result.failures[0].traceback.rstrip())
+    if not options["quiet"]:
+        _suggest_replay(result, processor, fileset, arguments)
     if error is not None:
         fail(_describe_error(error, result, [one for one in options["outputs"] if one in written]))
         return EXIT_INTERRUPTED if result.stopped_by == "interrupted twice" else EXIT_FAILED
@@ -159,6 +163,60 @@ def _show_written(result: RunResult, written: Sequence[str], options: Mapping[st
         click.echo("nothing was processed: there is no output to write")
     elif not options["outputs"] and not options["plot"]:
         click.echo("the output is not kept: write it with -o output.coffea, or draw it with --plot")
+
+
+def _suggest_replay(
+    result: RunResult, processor: str, fileset: Sequence[str], arguments: Mapping[str, Any]
+) -> None:
+    """Print the command that replays the first failure of the user's code, if there is one."""
+    # outputs that don't add up are not made by one range
+    failures = (
+        one
+        for one in result.failures
+        if one.kind == "user" and one.exception_type != "hepdask.errors.AccumulatorError"
+    )
+    failure = next(failures, None)
+    if failure is not None:
+        words = ["hepdask", "replay", processor, *_name_range(failure, fileset)]
+        for name, value in arguments.items():
+            words += ["--arg", f"{name}={_write_yaml(value)}"]
+        note(f"replay it here: {shlex.join([*words, *_changed_options()])}")
+
+
+def _name_range(failure: Failure, fileset: Sequence[str]) -> list[str]:
+    from hepdask.fileset.documents import FILESET_SUFFIXES
+
+    bounds = ["--entries", f"{failure.entry_start}:{failure.entry_stop}"]
+    if fileset[0].lower().endswith(FILESET_SUFFIXES):
+        options = ["--dataset", failure.dataset, "--file", failure.file_path, *bounds]
+        return [*fileset, *options, *_given("treename")]
+    # of many ROOT files, this one: the name of their dataset comes from all of them
+    return [
+        failure.file_path, "--dataset", failure.dataset, *bounds, "--treename", failure.treename
+    ]  # fmt: skip
+
+
+def _changed_options() -> list[str]:
+    """Return the options that decide what events look like, as they were typed."""
+    return [*_given("schema"), *_given("xrootdtimeout")]
+
+
+def _given(name: str) -> list[str]:
+    """Return an option as it was typed; nothing if it was not, or says what is the default."""
+    context = click.get_current_context()
+    option = next(one for one in context.command.params if one.name == name)
+    value = context.params[name]
+    if value is None or value == option.default:
+        return []
+    return [f"--{name}", str(value)]
+
+
+def _write_yaml(value: Any) -> str:
+    """Write a value as ``--arg`` reads it."""
+    import yaml
+
+    written: str = yaml.safe_dump([value], default_flow_style=True, width=float("inf"))
+    return written.strip()[1:-1]
 
 
 def _describe_error(error: RunError, result: RunResult, kept: Sequence[str]) -> str:

@@ -11,22 +11,24 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hepdask.errors import OptionError, suggest
+from hepdask.stopping import StopRules, StopTally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from hepdask.attempt import Work
+    from hepdask.checkpoints import StoredNodes
+    from hepdask.partial import PartialResult
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
-    from hepdask.task import PartialResult
     from hepdask.tree import Node, ReductionTree
 
-__all__ = ["Executor", "Job", "Outcome", "check_options", "cut_tree", "interruptible"]
+__all__ = ["Executor", "Job", "Outcome", "check_options", "cut_tree", "expected_seconds", "interruptible"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,6 +36,8 @@ R = TypeVar("R")
 #: What a range is expected to cost, for the cut alone: milliseconds to set it up, and 10 us an event (100 kHz a core).
 SECONDS_PER_RANGE = 5e-3
 SECONDS_PER_ENTRY = 1e-5
+#: What taking a node from the store is expected to cost.
+SECONDS_PER_LOAD = 10e-3
 #: Dask needs about 1.7 ms for a task and as much for its merge: a task of a quarter second wastes one percent.
 MIN_TASK_SECONDS = 0.25
 #: More tasks than this keep a scheduler busy for longer than they help to balance: four for each of 1,000 workers.
@@ -54,17 +58,31 @@ class Job:
         Over these ranges.
     work : Work
         What to do with each.
+    stored : StoredNodes or None
+        What the store has of it; None: there is no store.
+    rules : StopRules
+        What ends it early.
+    num_entries_failed : int
+        Entries, about, of files that failed before.
     """
 
     name: str
     ranges: tuple[EntryRange, ...]
     tree: ReductionTree
     work: Work
+    stored: StoredNodes | None = None
+    rules: StopRules = field(default_factory=StopRules)
+    num_entries_failed: int = 0
 
     @property
     def num_entries(self) -> int:
         """Number of entries of all ranges."""
         return sum(entry_range.num_entries for entry_range in self.ranges)
+
+    def tally(self) -> StopTally:
+        """Make what counts its failures."""
+        requested = self.num_entries + self.num_entries_failed
+        return StopTally(self.rules, requested, self.num_entries_failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +182,11 @@ class Executor(ABC):
         self.close()
 
 
+def expected_seconds(ranges: Iterable[EntryRange]) -> float:
+    """Return what ranges are expected to cost, for the cut and for finding what is late: only ratios of it count."""
+    return sum(SECONDS_PER_RANGE + SECONDS_PER_ENTRY * one.num_entries for one in ranges)
+
+
 def cut_tree(job: Job, max_ranges_per_task: int | None = None) -> list[Node]:
     """Cut a job's tree into tasks: enough to balance the load, few enough for the scheduler to be idle.
 
@@ -182,6 +205,8 @@ def cut_tree(job: Job, max_ranges_per_task: int | None = None) -> list[Node]:
         SECONDS_PER_RANGE + SECONDS_PER_ENTRY * entry_range.num_entries
         for entry_range in job.ranges
     ]
+    for node in job.stored.nodes if job.stored is not None else ():
+        weights[node.start : node.stop] = [SECONDS_PER_LOAD, *[0.0] * (len(node) - 1)]
     return job.tree.cut(weights, max(MIN_TASK_SECONDS, sum(weights) / MAX_TASKS))
 
 

@@ -12,7 +12,8 @@ from dask.delayed import delayed
 from hepdask.errors import OptionError
 from hepdask.executors import Executor, Job, Outcome, check_options, interruptible
 from hepdask.executors.dask_clients import is_asynchronous, open_client
-from hepdask.executors.dask_run import DaskRun, TaskOptions, pack
+from hepdask.executors.dask_graph import TaskOptions, pack
+from hepdask.executors.dask_run import DaskRun
 from hepdask.executors.dask_tasks import call_packed
 
 if TYPE_CHECKING:

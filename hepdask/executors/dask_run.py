@@ -1,46 +1,32 @@
-"""One job on its way through a Dask cluster.
+"""One job on its way through a Dask cluster: follow its tasks, do what is needed where they fail, take the root.
 
-It becomes a graph of `dask.delayed` tasks: one that holds the work (processor and reader), pickled, so that it is
-shipped once to each worker; one for each node of the cut (``process-...``), which is sent its packed ranges; one for each
-merge above the cut (``merge-...``). The graph is persisted as a whole, and a future is held for every node until its
-parent is done: a task that can't be run costs its own path to the root, and nothing else.
-
-Tasks tell of their progress in dask events. Nothing depends on them: what was processed is in the results.
+Tasks tell of their progress in dask events. Nothing depends on them but what can be done without: what was processed is in
+the results.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
 import math
 import queue
 import threading
 import time
 import uuid
 import weakref
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-import dask
 import distributed
-from dask.delayed import delayed
 
-from hepdask.errors import OptionError
-from hepdask.executors import Job, Outcome, cut_tree
-from hepdask.executors.dask_tasks import (
-    MARKS,
-    TOPIC,
-    RunInfo,
-    merge_task,
-    pack_ranges,
-    process_task,
-    stop_run,
-)
+from hepdask.errors import StoreError
+from hepdask.executors import Job, Outcome, cut_tree, expected_seconds
+from hepdask.executors.dask_graph import Graph, TaskOptions
+from hepdask.executors.dask_tasks import MARKS, SUMS, TOPIC, stop_run
+from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
-from hepdask.task import PartialResult, merge_results
+from hepdask.partial import PartialResult, merge_results, process_name
+from hepdask.tree import Node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,9 +34,8 @@ if TYPE_CHECKING:
     from hepdask.executors import Interrupts
     from hepdask.failures import FailureKind
     from hepdask.progress import Progress
-    from hepdask.tree import Node
 
-__all__ = ["DaskRun", "TaskOptions", "pack"]
+__all__ = ["DaskRun"]
 
 #: How often the client looks for Ctrl-C while it waits.
 POLL_SECONDS = 0.1
@@ -58,39 +43,31 @@ POLL_SECONDS = 0.1
 NO_WORKERS_SECONDS = 5.0
 #: How often the nodes whose workers died are sent out anew, each time in halves.
 MAX_LAUNCHES = 12
-_run_numbers = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """What `DaskExecutor` says of tasks."""
-
-    retries: int
-    priority: int
-    resources: dict[str, float]
-    split_every: int
-    max_ranges_per_task: int | None
-
-
-def pack(value: Any) -> bytes:
-    """Pickle what workers shall have, the user's processor in it.
-
-    Raises
-    ------
-    OptionError
-        If that can't be pickled.
-    """
-    try:
-        return bytes(cloudpickle.dumps(value))
-    except Exception as error:
-        raise OptionError(
-            f"the processor can't be pickled, so it can't be sent to workers: {type(error).__name__}: {error}; "
-            "LocalExecutor() runs it in this process"
-        ) from error
+#: Tasks that are tried on a second worker, as their first could not reach a server: if there are more, it is the server.
+MAX_UNREACHABLE = 64
+#: What a run ends with when its scheduler does not answer any more, or has forgotten it.
+LOST = "the scheduler was lost, or has lost this run"
 
 
 def _is_killed(future: Any) -> bool:
     return isinstance(future.exception(), distributed.KilledWorker)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A second task for a node.
+
+    Attributes
+    ----------
+    future : distributed.Future
+        Of the task.
+    is_second_try : bool
+        True: its result replaces the first one, which could not reach a server. False: the first one is late, and
+        whichever comes first counts.
+    """
+
+    future: Any
+    is_second_try: bool = False
 
 
 class DaskRun:
@@ -109,160 +86,191 @@ class DaskRun:
     def __init__(self, client: Any, job: Job, options: TaskOptions) -> None:
         self._client = client
         self._job = job
-        self._options = options
-        self._cut = cut_tree(job, options.max_ranges_per_task)
         self._run_id = uuid.uuid4().hex
-        self._token = ""
-        self._work: Any = None
+        self._news: queue.SimpleQueue[tuple[Node, Any] | dict[str, Any]] = queue.SimpleQueue()
+        self._graph = Graph(client, job, options, self._run_id, lambda *one: self._news.put(one))
+        self._cut = cut_tree(job, options.max_ranges_per_task)
+        self._watch = ClusterWatch(client, job.work.recovery.max_silent_seconds)
+        self._pace = Pace()
+        self._tally = job.tally()
         self._submitted = 0.0
-        self._num_launches = 0
-        self._num_tasks = 0
-        #: the nodes that each merge takes
-        self._inputs: dict[Node, tuple[Node, ...]] = {}
-        #: one for each node until its parent is done
-        self._futures: dict[Node, Any] = {}
+        self._num_launches = 1
+        self._num_unreachable = 0
         self._unsettled: set[Node] = set()
-        self._news: queue.SimpleQueue[Node | dict[str, Any]] = queue.SimpleQueue()
+        self._copies: dict[Node, _Copy] = {}
         self._stopped_by = ""
         self._is_abandoned = False
         self._last_worker = time.monotonic()
 
     def submit(self) -> None:
         """Pack everything, build the graph, and persist it."""
-        packed_work = pack(self._job.work)
-        packed = [pack_ranges(self._job.ranges[node.start : node.stop]) for node in self._cut]
-        # the same job has the same keys in the same place of a session; two runs at a time never share a task, as
-        # either may be stopped
-        digest = hashlib.sha256(packed_work)
-        for one in packed:
-            digest.update(one)
-        self._token = f"{digest.hexdigest()[:12]}-{next(_run_numbers)}"
-        self._work = delayed(bytes, pure=False)(packed_work, dask_key_name=f"work-{self._token}")
         self._client.get_task_stream(count=0)  # so that the scheduler records transfers
         self._submitted = time.time()
-        self._launch(dict(zip(self._cut, packed, strict=True)))
-
-    def _launch(self, packed: dict[Node, bytes]) -> None:
-        """Persist tasks for these nodes of the cut, and all merges above the cut."""
-        with distributed.span(f"hepdask {self._job.name}"):
-            tasks = self._build(packed)
-        options = self._options
-        persisted = self._client.persist(
-            list(tasks.values()),
-            optimize_graph=False,
-            retries=options.retries,
-            priority=options.priority,
-        )
-        for node, one in zip(tasks, persisted, strict=True):
-            (self._futures[node],) = distributed.futures_of(one)
-        self._unsettled.update(tasks)
-        self._num_launches += 1
-        for node in tasks:
-            self._futures[node].add_done_callback(lambda _, node=node: self._news.put(node))
-
-    def _build(self, packed: dict[Node, bytes]) -> dict[Node, Any]:
-        suffix = f"-again{self._num_launches}" if self._num_launches else ""
-        tasks: dict[Node, Any] = {}
-        resources = self._options.resources
-        with dask.annotate(resources=resources) if resources else nullcontext():
-            for number, (node, ranges) in enumerate(packed.items()):
-                key = f"process-{self._token}-{number:05d}{suffix}"
-                info = RunInfo(self._run_id, key, is_suspect=bool(suffix))
-                tasks[node] = delayed(process_task, pure=False)(
-                    self._work, ranges, info, dask_key_name=key
-                )
-        for number, merge in enumerate(self._job.tree.merges(self._cut, self._options.split_every)):
-            key = f"merge-{self._token}-{number:05d}{suffix}"
-            inputs = [
-                tasks[node] if node in tasks else self._futures[node] for node in merge.inputs
-            ]
-            self._inputs[merge.node] = merge.inputs
-            tasks[merge.node] = delayed(merge_task, pure=False)(
-                merge.order, *inputs, dask_key_name=key
-            )
-        self._num_tasks += len(packed)
-        return tasks
+        self._graph.submit(self._cut)
+        self._unsettled.update(self._graph.futures)
 
     def wait(self, progress: Progress, interrupts: Interrupts) -> Outcome:
         """Wait until every task is done or can't be, and take the root."""
-        display = _Display(progress, self._job.num_entries, len(self._inputs))
+        display = _Display(progress, self._job.num_entries, len(self._graph.inputs))
         with _listen(self._client, self._run_id, self._news.put):
             try:
                 self._follow(display, interrupts)
-                while self._relaunch():
+                while self._halve_killed():
                     self._follow(display, interrupts)
             except KeyboardInterrupt:
-                self._stopped_by = "interrupted twice"
-                self._is_abandoned = True
+                self._abandon("interrupted twice")
         root = self._take_root()
-        with suppress(OSError):  # of no use any more
-            self._client.set_metadata([MARKS, self._run_id], {})
+        self._clear_marks()
         run_seconds = time.time() - self._submitted
         display.finish()
         return Outcome(
             root,
             self._stopped_by,
-            num_tasks=self._num_tasks,
-            num_merges=len(self._inputs),
+            num_tasks=self._graph.num_tasks,
+            num_merges=len(self._graph.inputs),
             run_seconds=run_seconds,
             queue_seconds=max(0.0, (root.metrics.first_start or self._submitted) - self._submitted),
             transfer_seconds=self._transfer_seconds(),
         )
 
     def _follow(self, display: _Display, interrupts: Interrupts) -> None:
-        while self._unsettled:
+        while self._unsettled and not self._is_abandoned:
             if interrupts.count:
                 self._stop("interrupted")
             try:
                 news = self._news.get(timeout=POLL_SECONDS)
             except queue.Empty:
-                if self._stopped_by and self._has_lost_all_workers():
-                    self._is_abandoned = True
-                    return
+                self._look_around()
                 continue
             if isinstance(news, dict):
-                display.note(news)
-                self._stop(news["fatal"])
+                self._take_report(news, display)
             else:
-                self._settle(news, display)
+                self._settle(*news, display)
 
-    def _settle(self, node: Node, display: _Display) -> None:
-        self._unsettled.discard(node)
-        future = self._futures.get(node)
-        if future is None:
-            return  # the news of its parent came first
-        if future.status != "finished":
-            if future.status != "error" or not _is_killed(future):
-                self._stop(f"task {future.key} could not be run")
-        elif node in self._inputs:
-            display.merged()
-            for one in self._inputs[node]:
-                self._futures.pop(one, None)
+    def _take_report(self, report: dict[str, Any], display: _Display) -> None:
+        """Take note of what a task says of itself."""
+        new = display.note(report)
+        same = {name: count for name, count in new.items() if name not in SUMS}
+        self._stop(report["fatal"])
+        self._stop(self._tally.note(new["ranges"], new["failed_entries"], same))
+        if report["is_done"]:
+            node = _node_at(report["place"])
+            self._pace.note(expected_seconds(self._job.ranges[node.start : node.stop]), report["seconds"])
+            if report["unreachable"]:
+                self._try_elsewhere(node, report["worker"])
 
-    def _relaunch(self) -> bool:
+    def _look_around(self) -> None:
+        """Look whether the scheduler is still there, the workers are heard of, and no task is late."""
+        if self._client.status != "running":
+            self._abandon(LOST)
+        elif self._stopped_by and self._has_lost_all_workers():
+            self._is_abandoned = True
+        elif self._watch.look() and not self._stopped_by:
+            self._copy_late()
+
+    def _settle(self, node: Node, future: Any, display: _Display) -> None:
+        """Take note of a task that is done, or can't be run."""
+        graph = self._graph
+        copy = self._copies.get(node)
+        if copy is not None and future is copy.future:
+            self._settle_copy(node, copy)
+        elif graph.futures.get(node) is future:
+            self._settle_own(node, future, display)
+        # else: it was replaced meanwhile, or the news of its parent came first
+        self._unsettled &= set(graph.futures) | set(self._copies)
+
+    def _settle_own(self, node: Node, future: Any, display: _Display) -> None:
+        copy = self._copies.get(node)
+        if copy is not None and not copy.is_second_try and future.status == "finished":
+            self._tell_workers(str(copy.future.key))
+            del self._copies[node]
+        if node not in self._copies:
+            self._unsettled.discard(node)
+        if future.status == "finished":
+            self._release(node, display)
+        elif future.status != "error":
+            self._abandon(self._stopped_by or LOST)
+        elif not _is_killed(future):
+            self._stop(f"task {future.key} could not be run")
+
+    def _release(self, node: Node, display: _Display) -> None:
+        if node not in self._graph.inputs:
+            return
+        display.merged()
+        # what a second try may replace is to be merged anew
+        if not any(one.is_second_try and _contains(node, at) for at, one in self._copies.items()):
+            self._graph.release_inputs(node)
+
+    def _settle_copy(self, node: Node, copy: _Copy) -> None:
+        del self._copies[node]
+        own = self._graph.futures.get(node)
+        if copy.future.status != "finished":
+            if own is None or own.status != "pending":
+                self._unsettled.discard(node)
+            return
+        if own is not None:
+            self._tell_workers(str(own.key))
+        self._graph.replace(node, copy.future)
+        self._await_pending()
+
+    def _await_pending(self) -> None:
+        pending = {one for one, held in self._graph.futures.items() if held.status == "pending"}
+        self._unsettled = pending | set(self._copies)
+
+    def _try_elsewhere(self, node: Node, worker: str) -> None:
+        """Let another worker try what this one could not reach."""
+        others = self._watch.others(worker)
+        if self._stopped_by or node in self._copies or node not in self._graph.futures:
+            return
+        self._num_unreachable += 1
+        if not others or self._num_unreachable > MAX_UNREACHABLE:
+            return
+        copy = self._graph.copy(node, others, is_last_try=True)
+        self._copies[node] = _Copy(copy, is_second_try=True)
+        self._unsettled.add(node)
+
+    def _copy_late(self) -> None:
+        """Run tasks that take too long a second time, if workers are idle: the first result counts."""
+        graph, watch = self._graph, self._watch
+        running = [
+            node
+            for node in self._unsettled
+            if node not in graph.inputs and node not in self._copies
+        ]
+        idle = watch.num_threads - watch.num_busy
+        if not running or len(running) > watch.num_threads:
+            return
+        for node in sorted(running)[: max(0, idle)]:
+            key = graph.futures[node].key
+            expected = expected_seconds(self._job.ranges[node.start : node.stop])
+            if self._pace.is_late(expected, watch.seconds(key)):
+                others = watch.others(watch.worker_of(key))
+                if others:
+                    self._copies[node] = _Copy(graph.copy(node, others, is_last_try=False))
+
+    def _halve_killed(self) -> bool:
         """Run the nodes whose workers died too often again, in halves and each range in a child process.
 
         dask gives a task up after some workers died with it, whoever was to blame. What is finished stays as it is.
         """
-        root = self._futures.get(self._job.tree.root)
+        graph = self._graph
+        root = graph.futures.get(self._job.tree.root)
         if (
             self._stopped_by
+            or self._is_abandoned
             or self._num_launches > MAX_LAUNCHES
             or (root and root.status == "finished")
         ):
             return False
         self._wait_for_lost()
-        finished: list[Node] = []
-        again: list[Node] = []
-        for node in self._job.tree.frontier(self._is_finished, self._cut):
-            (finished if self._is_finished(node) else again).append(node)
-        halves = [half for node in again for half in self._job.tree.children(node) or (node,)]
-        self._cut = sorted([*finished, *halves])
-        kept = {node: self._futures[node] for node in finished}
-        self._futures = kept
-        self._launch(
-            {node: pack_ranges(self._job.ranges[node.start : node.stop]) for node in halves}
-        )
+        killed = [
+            node
+            for node in graph.cut
+            if node in graph.futures and graph.futures[node].status == "error"
+        ]
+        graph.halve(killed)
+        self._num_launches += 1
+        self._await_pending()
         return True
 
     def _stop(self, why: str) -> None:
@@ -270,95 +278,165 @@ class DaskRun:
         if not why or self._stopped_by:
             return
         self._stopped_by = why
-        # in a thread, as a worker that hangs must not keep the others from being told
-        threading.Thread(target=self._tell_workers, daemon=True).start()
+        self._tell_workers(self._run_id)
 
-    def _tell_workers(self) -> None:
-        # where the connection is gone, there is nobody left to tell
-        with suppress(OSError, RuntimeError, asyncio.CancelledError):
-            self._client.run(stop_run, self._run_id, on_error="ignore")
+    def _abandon(self, why: str) -> None:
+        """Wait for nothing any more."""
+        self._stop(why)
+        self._stopped_by = why
+        self._is_abandoned = True
+
+    def _tell_workers(self, name: str) -> None:
+        def tell() -> None:
+            # where the connection is gone, there is nobody left to tell
+            with suppress(OSError, RuntimeError, ValueError, asyncio.CancelledError):
+                self._client.run(stop_run, name, on_error="ignore")
+
+        # in a thread, as a worker that hangs must not keep the others from being told
+        threading.Thread(target=tell, daemon=True).start()
 
     def _has_lost_all_workers(self) -> bool:
         if self._client.scheduler_info(n_workers=1)["workers"]:
             self._last_worker = time.monotonic()
         return time.monotonic() - self._last_worker > NO_WORKERS_SECONDS
 
+    def _is_connected(self) -> bool:
+        return str(self._client.status) == "running"
+
     def _take_root(self) -> PartialResult:
         tree = self._job.tree
-        root = self._futures.get(tree.root)
-        if root is not None and root.status == "finished":
-            result: PartialResult = root.result()
-            return result
+        if self._graph.is_finished(tree.root) and self._is_connected():
+            with suppress(*_LOST_ERRORS):
+                result: PartialResult = self._graph.futures[tree.root].result()
+                return result
         return self._merge_rest()
 
     def _merge_rest(self) -> PartialResult:
-        """Merge here what is finished, as the tree says, and make failures of the ranges of tasks that could not be run."""
-        tree = self._job.tree
+        """Merge here what is finished or in the store, as the tree says; make failures of the ranges of tasks that could not be run."""
+        tree, stored = self._job.tree, self._job.stored
         if not self._is_abandoned:
             self._wait_for_lost()
-        nodes = list(tree.frontier(self._is_finished, self._cut))
-        finished = [node for node in nodes if self._is_finished(node)]
-        futures = [self._futures[node] for node in finished]
-        known: dict[Node, PartialResult] = dict(
-            zip(finished, self._client.gather(futures), strict=True)
-        )
+        gathered = self._gather_finished()
+        present = self._list_stored()
+        errors = sorted(self._find_errors())
+
+        def known(node: Node) -> PartialResult | None:
+            if node in gathered:
+                return gathered[node]
+            if stored is None or not present:
+                return None
+            key = stored.keys.key(node)
+            return stored.checkpoints.load(key) if key in present else None
+
+        def leaf(node: Node) -> PartialResult:
+            for failed, future in errors:
+                if _contains(failed, node):
+                    return self._build_failure(node, future)
+            return PartialResult()  # not reached
+
+        def merge(node: Node, left: PartialResult, right: PartialResult) -> PartialResult:
+            if stored is None:
+                return merge_results(left, right)
+            key = stored.keys.key(node)
+            return stored.checkpoints.merge(left, right, key=key, worker=process_name())
+
+        root = tree.fold(tree.root, leaf, merge, known)
+        self._cancel()
+        return root
+
+    def _gather_finished(self) -> dict[Node, PartialResult]:
+        graph = self._graph
+        if not self._is_connected():
+            return {}
+        nodes = [
+            node
+            for node in self._job.tree.frontier(graph.is_finished, graph.cut)
+            if graph.is_finished(node)
+        ]
+        results: dict[Node, PartialResult] = {}
         for node in nodes:
-            if node not in known:
-                known[node] = self._build_failures(node)
-        self._client.cancel(list(self._futures.values()))
+            # one by one: what is lost with a worker costs itself alone
+            with suppress(*_LOST_ERRORS):
+                results[node] = graph.futures[node].result(timeout=GATHER_SECONDS)
+        return results
 
-        def result(node: Node) -> PartialResult:
-            if node in known:
-                return known[node]
-            left, right = tree.children(node)
-            return merge_results(result(left), result(right))
+    def _list_stored(self) -> frozenset[str]:
+        if self._job.stored is None:
+            return frozenset()
+        try:
+            return frozenset(self._job.stored.checkpoints.section.keys())
+        except StoreError:
+            return frozenset()
 
-        return result(tree.root)
+    def _find_errors(self) -> Iterator[tuple[Node, Any]]:
+        for node in self._graph.cut:
+            future = self._graph.futures.get(node)
+            if future is not None and future.status == "error":
+                yield node, future
+
+    def _cancel(self) -> None:
+        with suppress(*_LOST_ERRORS):
+            self._client.cancel([*self._graph.futures.values(), *self._copies.values()])
+
+    def _clear_marks(self) -> None:
+        if self._is_connected():
+            with suppress(*_LOST_ERRORS):  # of no use any more
+                self._client.set_metadata([MARKS, self._run_id], {})
 
     def _wait_for_lost(self) -> None:
         """Wait for results that went with their worker: dask makes them again, though their futures had been done."""
-        pending = [one for one in self._futures.values() if one.status == "pending"]
-        with self._client.as_current():
-            distributed.wait(pending)
+        pending = [one for one in self._graph.futures.values() if one.status == "pending"]
+        while pending and self._is_connected() and not self._has_lost_all_workers():
+            with self._client.as_current(), suppress(TimeoutError):
+                distributed.wait(pending, timeout=1)
+            pending = [one for one in pending if one.status == "pending"]
 
-    def _is_finished(self, node: Node) -> bool:
-        return node in self._futures and self._futures[node].status == "finished"
-
-    def _build_failures(self, node: Node) -> PartialResult:
-        future = self._futures.get(node)
-        if future is None or future.status != "error":
-            return (
-                PartialResult()
-            )  # cancelled, or not begun, or lost with a merge that can't be made: not reached
+    def _build_failure(self, node: Node, future: Any) -> PartialResult:
         error = future.exception()
         kind: FailureKind = (
             "resources" if isinstance(error, distributed.KilledWorker | MemoryError) else "setup"
         )
-        failures = tuple(
-            Failure(
-                dataset=one.file.dataset,
-                file_path=one.file.file_path,
-                treename=one.file.treename,
-                entry_start=one.entry_start,
-                entry_stop=one.entry_stop,
-                kind=kind,
-                exception_type=f"{type(error).__module__}.{type(error).__qualname__}",
-                message=f"{error} (the task {future.key} of {len(node)} ranges could not be run)",
-                exception=error,
-            )
-            for one in self._job.ranges[node.start : node.stop]
+        one = self._job.ranges[node.start]
+        failure = Failure(
+            dataset=one.file.dataset,
+            file_path=one.file.file_path,
+            treename=one.file.treename,
+            entry_start=one.entry_start,
+            entry_stop=one.entry_stop,
+            kind=kind,
+            exception_type=f"{type(error).__module__}.{type(error).__qualname__}",
+            message=f"{error} (the task {future.key} could not be run)",
+            exception=error,
         )
-        return PartialResult(failures=failures)
+        return PartialResult(failures=(failure,))
 
     def _transfer_seconds(self) -> float:
-        records = self._client.get_task_stream(start=self._submitted - 1)
-        return math.fsum(
-            step["stop"] - step["start"]
-            for record in records
-            if self._token in str(record["key"])
-            for step in record["startstops"]
-            if step["action"] == "transfer"
-        )
+        if not self._is_connected():
+            return 0.0
+        with suppress(*_LOST_ERRORS):
+            return math.fsum(
+                step["stop"] - step["start"]
+                for record in self._client.get_task_stream(start=self._submitted - 1)
+                if self._graph.token in str(record["key"])
+                for step in record["startstops"]
+                if step["action"] == "transfer"
+            )
+        return 0.0
+
+
+#: What a client raises whose scheduler or workers are gone.
+_LOST_ERRORS = (OSError, RuntimeError, ValueError, asyncio.CancelledError, TimeoutError)
+#: How long the result of a finished task may take to come here.
+GATHER_SECONDS = 300.0
+
+
+def _node_at(place: str) -> Node:
+    start, _, stop = place.partition("-")
+    return Node(int(start), int(stop))
+
+
+def _contains(outer: Node, inner: Node) -> bool:
+    return outer.start <= inner.start and inner.stop <= outer.stop
 
 
 class _Display:
@@ -368,23 +446,31 @@ class _Display:
         self._progress = progress
         self._sums: dict[str, dict[str, int]] = {}
         self._num_merges = num_merges
+        self._num_merged = 0
         progress.start("processing", num_entries, "events")
         if num_merges:
             progress.start("merging", num_merges, "merges")
 
-    def note(self, news: dict[str, Any]) -> None:
-        """Take the sums of one task: a task that runs again starts at zero again, and nothing is counted twice."""
-        before = self._sums.setdefault(news["key"], {"entries": 0, "bytes": 0, "failures": 0})
-        more = {name: max(0, news[name] - before[name]) for name in before}
-        for name, amount in more.items():
-            before[name] += amount
+    def note(self, report: dict[str, Any]) -> dict[str, int]:
+        """Take the sums of one task, and return what is new in them.
+
+        A task that runs again, or a copy of it, starts at zero again: nothing is counted twice.
+        """
+        before = self._sums.setdefault(report["place"], {})
+        now = {**{name: report[name] for name in SUMS}, **report["same"]}
+        new = {name: max(0, count - before.get(name, 0)) for name, count in now.items()}
+        for name, count in new.items():
+            before[name] = before.get(name, 0) + count
         self._progress.advance(
-            "processing", more["entries"], num_bytes=more["bytes"], num_failures=more["failures"]
+            "processing", new["entries"], num_bytes=new["bytes"], num_failures=new["failures"]
         )
+        return new
 
     def merged(self) -> None:
-        """Take note of a merge."""
-        self._progress.advance("merging", 1)
+        """Take note of a merge; one that is made anew was counted before."""
+        if self._num_merged < self._num_merges:
+            self._num_merged += 1
+            self._progress.advance("merging", 1)
 
     def finish(self) -> None:
         """End both stages."""
@@ -411,7 +497,8 @@ def _listen(client: Any, run_id: str, handler: Callable[[dict[str, Any]], None])
         with _handlers_lock:
             del handlers[run_id]
             if not handlers:
-                client.unsubscribe_topic(TOPIC)
+                with suppress(*_LOST_ERRORS):
+                    client.unsubscribe_topic(TOPIC)
 
 
 def _pass_on(handlers: dict[str, Any], event: tuple[float, dict[str, Any]]) -> None:

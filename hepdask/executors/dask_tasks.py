@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import signal
 import time
+from collections import Counter, OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
-from distributed import get_worker
+from distributed import Semaphore, get_worker
 from distributed.utils import sync
 
+from hepdask.checkpoints import NodeKeys
+from hepdask.endpoints import process_health, slots_from
 from hepdask.errors import ProcessDiedError
 from hepdask.failures import build_failure
 from hepdask.isolation import child_runner
+from hepdask.partial import PartialResult, merge_results
 from hepdask.ranges import EntryRange
-from hepdask.task import PartialResult, attempt_packed, load_work, merge_results, process_node
+from hepdask.rescue import Sizes
+from hepdask.task import (
+    NodeTask,
+    attempt_packed,
+    late_failure,
+    load_work,
+    note_failed_replica,
+)
 from hepdask.tree import merge_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from hepdask.attempt import Work
+    from hepdask.checkpoints import Checkpoints
     from hepdask.failures import Failure
     from hepdask.tree import Shape
 
 __all__ = [
     "MARKS",
+    "SUMS",
     "TOPIC",
     "RunInfo",
     "call_packed",
@@ -48,6 +64,14 @@ FLUSH_SECONDS = 0.25
 MAX_DEATHS = 2
 #: Where the scheduler keeps the marks, in its metadata.
 MARKS = "hepdask-tasks"
+#: ... and what each worker knows of the health of endpoints.
+HEALTH = "hepdask-health"
+#: How long a wait for a slot takes at a time.
+SLOT_SECONDS = 0.5
+#: Runs of which a worker process remembers what has run out of memory.
+MAX_RUNS = 4
+#: What a task counts.
+SUMS = ("entries", "bytes", "ranges", "failures", "failed_entries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +84,116 @@ class RunInfo:
         Unique.
     key : str
         Of the task.
+    place : str
+        Of its node in the tree: a copy of the task has the same, under another key.
     is_suspect : bool
         True if workers have died with it: each range then runs in a child process.
+    is_last_try : bool
+        False: if a server can't be reached from this worker, another worker is to try.
     """
 
     run_id: str
     key: str
+    place: str
     is_suspect: bool = False
+    is_last_try: bool = False
 
 
-def pack_ranges(ranges: Sequence[EntryRange]) -> bytes:
-    """Pickle the ranges of a task: each file once, with the bounds of its ranges.
+def pack_ranges(
+    ranges: Sequence[EntryRange], identities: Mapping[tuple[str, str], bytes] | None = None
+) -> bytes:
+    """Pickle the ranges of a task: each file once, with its identity and the bounds of its ranges.
 
     Bytes, because dask looks into dataclasses and lists for tasks, one by one.
+
+    Parameters
+    ----------
+    ranges : sequence of EntryRange
+        In dataset order.
+    identities : mapping or None
+        Of the files, by dataset and path, if there is a store.
     """
+    known = identities or {}
     files = [
-        (file, [(one.entry_start, one.entry_stop) for one in group])
+        (
+            file,
+            known.get((file.dataset, file.file_path), b""),
+            [(one.entry_start, one.entry_stop) for one in group],
+        )
         for file, group in groupby(ranges, lambda one: one.file)
     ]
     return bytes(cloudpickle.dumps(files))
 
 
-def unpack_ranges(packed: bytes) -> list[EntryRange]:
-    """Undo `pack_ranges`."""
-    return [
-        EntryRange(file, start, stop)
-        for file, bounds in pickle.loads(packed)
-        for start, stop in bounds
-    ]
+def unpack_ranges(packed: bytes) -> tuple[list[EntryRange], dict[tuple[str, str], bytes]]:
+    """Undo `pack_ranges`: the ranges, and the identities of their files."""
+    files = pickle.loads(packed)
+    ranges = [EntryRange(file, *one) for file, _, bounds in files for one in bounds]
+    return ranges, {(file.dataset, file.file_path): identity for file, identity, _ in files}
 
 
-def process_task(packed_work: bytes, packed_ranges: bytes, info: RunInfo) -> PartialResult:
-    """Process a node of the cut; in child processes of the worker if it is suspected to kill."""
+def process_task(
+    packed_work: bytes,
+    packed_ranges: bytes,
+    info: RunInfo,
+    checkpoints: Checkpoints | None = None,
+    stored: frozenset[str] = frozenset(),
+    *,
+    ends_dataset: bool = True,
+) -> PartialResult:
+    """Process a node of the cut; in child processes of the worker if it is suspected to kill.
+
+    Parameters
+    ----------
+    packed_work, packed_ranges : bytes
+        What is done with which ranges.
+    info : RunInfo
+        Of the run.
+    checkpoints : Checkpoints or None
+        The store, if there is one.
+    stored : frozenset of str
+        Names of the nodes below this one that are in it.
+    ends_dataset : bool
+        True if the last range is the last of its dataset.
+    """
     monitor = _WorkerMonitor(info)
     work = load_work(packed_work)
+    ranges, identities = unpack_ranges(packed_ranges)
     with _marked(info) as is_suspect:
-        attempt = _isolated(packed_work, work, monitor.worker) if is_suspect else None
+        task = NodeTask(
+            ranges,
+            work,
+            monitor,
+            attempt=_isolated(packed_work, work, monitor.worker) if is_suspect else None,
+            on_hang=partial(_end_hung_worker, get_worker()),
+            sizes=_sizes_of(info.run_id),
+            checkpoints=checkpoints,
+            keys=None if checkpoints is None else NodeKeys(ranges, identities),
+            stored=stored,
+            ends_dataset=ends_dataset,
+        )
         try:
-            return process_node(unpack_ranges(packed_ranges), work, monitor, attempt)
+            with slots_from(ClusterSlots()):
+                return task.run()
         finally:
-            monitor.flush()
+            monitor.finish()
+
+
+_sizes: OrderedDict[str, Sizes] = OrderedDict()
+
+
+def _sizes_of(run_id: str) -> Sizes:
+    """Give what has run out of memory in this process and run; a few runs may go on at a time."""
+    while len(_sizes) > MAX_RUNS:
+        _sizes.popitem(last=False)
+    return _sizes.setdefault(run_id, Sizes())
+
+
+def _end_hung_worker(worker: Any) -> None:
+    """End a worker process in which a range hangs: its nanny starts another one, and the task goes elsewhere."""
+    # one without a nanny may be the user's own process, or all that a batch job has
+    if worker.nanny:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
@@ -117,24 +211,55 @@ def _marked(info: RunInfo) -> Iterator[bool]:
     """
     worker = get_worker()
     has_died, num_deaths = sync(worker.loop, _mark_begun, worker.scheduler, info)
+    version = process_health().version
     try:
         yield info.is_suspect or has_died or num_deaths >= MAX_DEATHS
     finally:
-        keys = [MARKS, info.run_id, "begun", info.key]
-        sync(worker.loop, worker.scheduler.set_metadata, keys=keys, value=False)
+        has_news = process_health().version != version
+        sync(worker.loop, _mark_ended, worker, info, has_news)
 
 
 async def _mark_begun(scheduler: Any, info: RunInfo) -> tuple[bool, int]:
-    """Mark a task as begun; return whether it was so before, and how many workers have died in the run."""
+    """Mark a task as begun; return whether it was so before, and how many workers have died in the run.
+
+    What other workers know of the health of endpoints comes with it.
+    """
     begun, died = [MARKS, info.run_id, "begun", info.key], [MARKS, info.run_id, "died"]
-    has_died, deaths = await asyncio.gather(
+    has_died, deaths, health = await asyncio.gather(
         scheduler.get_metadata(keys=begun, default=False),
         scheduler.get_metadata(keys=died, default={}),
+        scheduler.get_metadata(keys=[HEALTH], default={}),
     )
+    for exported in health.values():
+        process_health().merge(exported)
     if has_died:
         await scheduler.set_metadata(keys=[*died, info.key], value=True)
     await scheduler.set_metadata(keys=begun, value=True)
     return has_died, len({*deaths, info.key} if has_died else deaths)
+
+
+async def _mark_ended(worker: Any, info: RunInfo, has_news: bool) -> None:
+    """Mark a task as ended; tell the others what became known of the health of endpoints."""
+    scheduler = worker.scheduler
+    await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=False)
+    if has_news:
+        await scheduler.set_metadata(keys=[HEALTH, worker.address], value=process_health().export())
+
+
+class ClusterSlots:
+    """Limits how many files all workers together open at an endpoint at a time."""
+
+    @contextmanager
+    def slot(self, endpoint: str, limit: int) -> Iterator[None]:
+        """Take a slot; see `SlotProvider`."""
+        semaphore = Semaphore(max_leases=limit, name=f"hepdask-opens-{endpoint}-{limit}")
+        # in short steps: a time limit can't end a wait in C
+        while not semaphore.acquire(timeout=SLOT_SECONDS):
+            continue
+        try:
+            yield
+        finally:
+            semaphore.release()
 
 
 def _isolated(packed_work: bytes, work: Work, worker: str) -> Callable[[EntryRange], PartialResult]:
@@ -148,40 +273,86 @@ def _isolated(packed_work: bytes, work: Work, worker: str) -> Callable[[EntryRan
                 packed_work,
                 entry_range,
                 worker,
+                process_health().export(),
                 memory_bytes=limit or None,
+                timeout_seconds=work.recovery.max_range_seconds,
                 what="this range kills its worker",
             )
         except ProcessDiedError as error:
+            if error.timeout_seconds is not None:
+                return late_failure(entry_range, work, worker, str(error))
             bounds = (entry_range.entry_start, entry_range.entry_stop)
             failure = build_failure(
-                error, entry_range.file, bounds, worker=worker, skipped=work.skipped
+                error,
+                entry_range.file,
+                bounds,
+                worker=worker,
+                skipped=work.skipped,
+                kinds=work.recovery.kinds,
             )
             return PartialResult(failures=(failure,))
+        for one in result.failures:
+            note_failed_replica(one.replica, one.kind)
         return result
 
     return attempt
 
 
-def merge_task(order: Shape, *inputs: PartialResult) -> PartialResult:
-    """Merge the results of other tasks, in the order of the tree."""
+def merge_task(
+    order: Shape,
+    checkpoints: Checkpoints | None,
+    keys: tuple[str, ...],
+    is_root: bool,
+    *inputs: PartialResult,
+) -> PartialResult:
+    """Merge the results of other tasks, in the order of the tree.
+
+    Parameters
+    ----------
+    order : nested tuple of int
+        The pairs, as positions in `inputs`.
+    checkpoints : Checkpoints or None
+        The store, if there is one.
+    keys : tuple of str
+        Names in it of the nodes that the pairs make, each after those that it is made of.
+    is_root : bool
+        True for the last merge of the run.
+    *inputs : PartialResult
+        In dataset order.
+    """
     worker = get_worker().address
-    return merge_in_order(
-        order, inputs, lambda left, right: merge_results(left, right, worker=worker)
+    if checkpoints is None:
+        return merge_in_order(
+            order, inputs, lambda left, right: merge_results(left, right, worker=worker)
+        )
+    names = iter(keys)
+    merged = merge_in_order(
+        order,
+        inputs,
+        lambda left, right: checkpoints.merge(left, right, key=next(names), worker=worker),
     )
+    return checkpoints.offer(merged, is_last=is_root)
 
 
 def call_packed(packed: bytes) -> Any:
     """Call a pickled function with its pickled arguments."""
     function, items = cloudpickle.loads(packed)
-    return function(items)
+    with slots_from(ClusterSlots()):
+        return function(items)
 
 
-_stopped_runs: set[str] = set()
+_stopped: set[str] = set()
 
 
-def stop_run(run_id: str) -> None:
-    """Tell the tasks of a run in this process, running and to come, to start no further range."""
-    _stopped_runs.add(run_id)
+def stop_run(name: str) -> None:
+    """Tell the tasks of a run in this process, running and to come, to start no further range.
+
+    Parameters
+    ----------
+    name : str
+        Of the run, or the key of one task of it.
+    """
+    _stopped.add(name)
 
 
 class _WorkerMonitor:
@@ -191,36 +362,67 @@ class _WorkerMonitor:
         self._info = info
         self._worker = get_worker()
         self.worker = str(self._worker.address)
-        self._sums = {"entries": 0, "bytes": 0, "failures": 0}
+        self._start = time.monotonic()
+        self._sums = dict.fromkeys(SUMS, 0)
+        self._same: Counter[str] = Counter()
+        self._num_unreachable = 0
         self._fatal = ""
         self._last_flush = time.monotonic()
-        self._flushed = True
+        self._is_flushed = True
 
     def is_stopped(self) -> bool:
-        return bool(self._fatal) or self._info.run_id in _stopped_runs
+        return bool(self._fatal) or not _stopped.isdisjoint((self._info.run_id, self._info.key))
 
     def interrupt(self) -> None:
         self._fatal = "interrupted"
 
+    def node_loaded(self, num_entries: int) -> None:
+        self._sums["entries"] += num_entries
+        self._is_flushed = False
+
     def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
-        self._sums["entries"] += num_entries if failure is None else 0
         self._sums["bytes"] += num_bytes
-        self._flushed = False
-        if failure is not None:
+        self._is_flushed = False
+        if failure is None:
+            self._sums["ranges"] += 1
+            self._sums["entries"] += num_entries
+        else:
             self._sums["failures"] += 1
-            self._fatal = self._fatal or ("" if failure.is_skipped else str(failure))
+            self._sums["failed_entries"] += num_entries
+            self._note(failure)
         if self._fatal or time.monotonic() - self._last_flush > FLUSH_SECONDS:
             self.flush()
 
+    def _note(self, failure: Failure) -> None:
+        if failure.kind in ("user", "setup"):
+            self._same[failure.signature] += 1
+        if failure.kind == "transient" and not failure.is_late and not self._info.is_last_try:
+            self._num_unreachable += 1
+        elif not failure.is_skipped:
+            self._fatal = self._fatal or str(failure)
+
     def flush(self) -> None:
-        if self._flushed:
+        if self._is_flushed:
             return
+        self._send(is_done=False)
+
+    def finish(self) -> None:
+        """Tell that the task has ended."""
+        self._send(is_done=True)
+
+    def _send(self, *, is_done: bool) -> None:
         message = {
             "run": self._info.run_id,
             "key": self._info.key,
+            "place": self._info.place,
+            "worker": self.worker,
             "fatal": self._fatal,
+            "unreachable": self._num_unreachable,
+            "same": dict(self._same),
+            "seconds": time.monotonic() - self._start,
+            "is_done": is_done,
             **self._sums,
         }
         self._worker.log_event(TOPIC, message)
         self._last_flush = time.monotonic()
-        self._flushed = True
+        self._is_flushed = True

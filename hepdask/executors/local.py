@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hepdask.executors import Executor, Interrupts, Job, Outcome, check_options, interruptible
 from hepdask.metrics import host_name
-from hepdask.task import process_node
+from hepdask.task import NodeTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hepdask.failures import Failure
     from hepdask.progress import Progress
+    from hepdask.stopping import StopTally
 
 __all__ = ["LocalExecutor"]
 
@@ -67,9 +68,18 @@ class LocalExecutor(Executor):
         """Process a job here; see `Executor.reduce`."""
         started = time.perf_counter()
         with interruptible() as interrupts:
-            monitor = _LocalMonitor(progress, interrupts)
+            monitor = _LocalMonitor(progress, interrupts, job.tally())
             progress.start("processing", job.num_entries, "events")
-            root = process_node(job.ranges, job.work, monitor)
+            stored = job.stored
+            task = NodeTask(
+                job.ranges,
+                job.work,
+                monitor,
+                checkpoints=None if stored is None else stored.checkpoints,
+                keys=None if stored is None else stored.keys,
+                stored=frozenset() if stored is None else stored.names_in(job.tree.root),
+            )
+            root = task.run(is_root=True)
             progress.finish("processing")
         return Outcome(
             root, monitor.stopped_by, num_tasks=1, run_seconds=time.perf_counter() - started
@@ -79,11 +89,12 @@ class LocalExecutor(Executor):
 class _LocalMonitor:
     """Passes on to the progress display what the one task does."""
 
-    def __init__(self, progress: Progress, interrupts: Interrupts) -> None:
+    def __init__(self, progress: Progress, interrupts: Interrupts, tally: StopTally) -> None:
         self.worker = f"{host_name()}, process {os.getpid()}"
         self.stopped_by = ""
         self._progress = progress
         self._interrupts = interrupts
+        self._tally = tally
 
     def is_stopped(self) -> bool:
         if self._interrupts.count and not self.stopped_by:
@@ -93,8 +104,17 @@ class _LocalMonitor:
     def interrupt(self) -> None:
         self.stopped_by = "interrupted twice" if self._interrupts.count > 1 else "interrupted"
 
+    def node_loaded(self, num_entries: int) -> None:
+        self._progress.advance("processing", num_entries)
+
     def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
-        if failure is not None and not failure.is_skipped:
-            self.stopped_by = self.stopped_by or str(failure)
         done, failed = (num_entries, 0) if failure is None else (0, 1)
+        same: dict[str, int] = {}
+        if failure is not None:
+            if not failure.is_skipped:
+                self.stopped_by = self.stopped_by or str(failure)
+            if failure.kind in ("user", "setup"):
+                same = {failure.signature: 1}
+        why = self._tally.note(1 - failed, 0 if failure is None else num_entries, same)
+        self.stopped_by = self.stopped_by or why
         self._progress.advance("processing", done, num_bytes=num_bytes, num_failures=failed)

@@ -8,6 +8,9 @@ A kept file is never served when it has changed. A local one is compared by inod
 each lease. A remote one can't be compared without asking the server, so it is kept for at most
 `KeepOptions.max_remote_age_seconds` and then closed on the server and opened anew; `hepdask.metadata.check_unchanged`
 compares its UUID with the one that was inspected.
+
+A file with several replicas is taken from the kept ones if no other replica is in better health (see
+`hepdask.endpoints`).
 """
 
 from __future__ import annotations
@@ -21,13 +24,15 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hepdask.errors import OptionError
+from hepdask.endpoints import process_health
+from hepdask.errors import FileReadError, OptionError
 from hepdask.opening import (
     OpenFile,
     ReadOptions,
     close_connection,
     forget_connections,
     local_status,
+    note_failure,
     open_file,
 )
 
@@ -83,6 +88,11 @@ class Handle:
         """Bytes requested since the file was opened, as uproot counts them: take the difference of two values."""
         return self.open_file.num_requested_bytes
 
+    @property
+    def failed_replicas(self) -> tuple[str, ...]:
+        """URLs that could not be opened, in this lease, before the one that could."""
+        return () if self.was_kept else self.open_file.failed_replicas
+
 
 @contextlib.contextmanager
 def lease(file: InputFile, options: ReadOptions) -> Iterator[Handle]:
@@ -99,7 +109,8 @@ def lease(file: InputFile, options: ReadOptions) -> Iterator[Handle]:
     ------
     Handle
         Valid inside the ``with`` block. At its end the file is kept, or closed if an exception leaves the block:
-        reading with the same connection again might fail for the same reason.
+        reading with the same connection again might fail for the same reason. A `FileReadError` is held against the
+        replica, so that the next lease gets another one if there is one.
 
     Raises
     ------
@@ -114,7 +125,9 @@ def lease(file: InputFile, options: ReadOptions) -> Iterator[Handle]:
     opened = kept.open_file
     try:
         yield Handle(opened, was_kept, 0.0 if was_kept else opened.open_seconds)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, FileReadError):
+            note_failure(opened.replica, error)
         _discard(kept)
         raise
     pool.put(kept)
@@ -176,7 +189,6 @@ def close_all() -> None:
 @dataclass(frozen=True, slots=True)
 class _Kept:
     open_file: OpenFile
-    replicas: tuple[str, ...]
     treename: str
     options: ReadOptions
     # (device, inode, bytes, mtime in ns) of a local file as it was before it was opened; None for a remote one
@@ -227,9 +239,9 @@ class _Pool:
         with self.lock:
             for index, kept in enumerate(self.idle):
                 if (
-                    kept.replicas == file.replicas
-                    and kept.treename == file.treename
+                    kept.treename == file.treename
                     and kept.options == options
+                    and _is_good_choice(kept.open_file.replica, file)
                 ):
                     del self.idle[index]
                     return kept
@@ -262,13 +274,21 @@ def _open(file: InputFile, options: ReadOptions) -> _Kept:
     now = time.monotonic()
     return _Kept(
         open_file=opened,
-        replicas=file.replicas,
         treename=file.treename,
         options=options,
         state=states[opened.replica],
         opened_seconds=now,
         used_seconds=now,
     )
+
+
+def _is_good_choice(replica: str, file: InputFile) -> bool:
+    """Tell whether a file that is open would be opened from the same replica, or from none that is better."""
+    if replica not in file.replicas:
+        return False
+    if file.replicas[0] != file.file_path:  # after a failure another one is asked for
+        return process_health().order(file.replicas)[0] == replica
+    return process_health().is_as_good(replica, file.replicas)
 
 
 def _local_state(url: str) -> tuple[int, int, int, int] | None:

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import uproot
 
+from hepdask import endpoints
+from hepdask.endpoints import Health, process_health
 from hepdask.errors import FileReadError, OptionError
 from hepdask.fileset import InputFile
-from hepdask.opening import ReadOptions
+from hepdask.opening import ReadOptions, as_read_error, read_errors
 from hepdask.readers.handles import KeepOptions, close_all, configure, count_kept, lease
 
 if TYPE_CHECKING:
@@ -22,7 +25,9 @@ OPTIONS = ReadOptions()
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let each test begin in a process that keeps no file and knows nothing of any server."""
+    monkeypatch.setattr(endpoints, "_health", Health())
     close_all()
     yield
     defaults = KeepOptions()
@@ -34,8 +39,9 @@ def nothing_kept() -> Iterator[None]:
     close_all()
 
 
-def input_file(url: Path | str) -> InputFile:
-    return InputFile("dy", str(url), "Events", (str(url),), {})
+def input_file(*urls: Path | str) -> InputFile:
+    replicas = tuple(map(str, urls))
+    return InputFile("dy", replicas[0], "Events", replicas, {})
 
 
 def write_file(path: Path, num_entries: int = 10) -> InputFile:
@@ -202,3 +208,109 @@ def test_remote_file_that_was_replaced_is_read_anew(
     with lease(file, OPTIONS) as handle:
         assert handle.open_file.uuid != old.uuid
         assert handle.open_file.num_entries == 149
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> InputFile:
+    """Write a file twice."""
+    for name in ("a.root", "b.root"):
+        write_file(tmp_path / name)
+    return input_file(tmp_path / "a.root", tmp_path / "b.root")
+
+
+def with_next_replica(file: InputFile) -> InputFile:
+    """Ask for another replica, as recovery does."""
+    return replace(file, replicas=(*file.replicas[1:], file.replicas[0]))
+
+
+def test_kept_file_is_used_whatever_the_order_of_its_replicas(two: InputFile) -> None:
+    with lease(with_next_replica(two), OPTIONS) as first:
+        assert first.open_file.replica == two.replicas[1]
+    with lease(two, OPTIONS) as second:
+        assert second.was_kept
+        assert second.open_file is first.open_file
+    with lease(input_file(two.replicas[1]), OPTIONS) as alone:
+        assert alone.was_kept
+    with lease(input_file(two.replicas[0]), OPTIONS) as other:
+        assert not other.was_kept
+
+
+def test_another_replica_that_is_asked_for_is_opened(two: InputFile) -> None:
+    with lease(two, OPTIONS) as handle:
+        assert handle.open_file.replica == two.replicas[0]
+    with lease(with_next_replica(two), OPTIONS) as handle:
+        assert not handle.was_kept
+        assert handle.open_file.replica == two.replicas[1]
+    assert count_kept() == 2
+
+
+def test_replica_that_failed_is_not_taken_again(two: InputFile) -> None:
+    first, second = two.replicas
+    # a second handle of the replica that will fail is kept
+    with lease(two, OPTIONS), lease(two, OPTIONS):
+        pass
+    assert count_kept() == 2
+    with pytest.raises(FileReadError, match="damaged"), lease(two, OPTIONS):
+        raise FileReadError("damaged")
+    for file in (two, with_next_replica(two)):
+        with lease(file, OPTIONS) as handle:
+            assert handle.open_file.replica == second
+            assert handle.failed_replicas == ()
+    # where nothing else is left, it is still worth a try
+    with lease(input_file(first), OPTIONS) as handle:
+        assert handle.open_file.replica == first
+
+
+def test_failed_opens_are_those_of_this_lease(tmp_path: Path) -> None:
+    write_file(tmp_path / "a.root")
+    file = input_file(tmp_path / "missing.root", tmp_path / "a.root")
+    with lease(file, OPTIONS) as handle:
+        assert handle.failed_replicas == (file.replicas[0],)
+    with lease(file, OPTIONS) as handle:
+        assert handle.was_kept
+        assert handle.failed_replicas == ()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("of the processor"), ConnectionError("of the processor")]
+)
+def test_errors_of_others_say_nothing_of_the_replica(two: InputFile, error: Exception) -> None:
+    with pytest.raises(type(error), match="of the processor"), lease(two, OPTIONS):
+        raise error
+    with lease(two, OPTIONS) as handle:
+        assert handle.open_file.replica == two.replicas[0]
+
+
+def test_kept_file_of_a_suspect_server_is_not_preferred(
+    xrd_server: XrdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(endpoints, "_health", Health(lambda: now))
+    write_file(tmp_path / "a.root")
+    file = input_file(xrd_server.url("nano_0.root"), tmp_path / "a.root")
+    with lease(file, OPTIONS) as remote:
+        assert remote.open_file.replica == file.replicas[0]
+    # another process has told that the server is dead
+    process_health().note_failure(f"root://127.0.0.1:{xrd_server.port}")
+    with lease(file, OPTIONS) as local:
+        assert not local.was_kept
+        assert local.open_file.replica == file.replicas[1]
+    now += endpoints.HALF_LIFE_SECONDS + 1
+    with lease(file, OPTIONS) as again:
+        assert again.was_kept
+        assert again.open_file in (remote.open_file, local.open_file)
+
+
+def test_connection_that_is_lost_while_reading_is_held_against_the_server(
+    xrd_server: XrdServer,
+) -> None:
+    file = input_file(xrd_server.url("nano_0.root"))
+    endpoint = f"root://127.0.0.1:{xrd_server.port}"
+    with pytest.raises(FileReadError, match="server"), lease(file, OPTIONS) as handle:  # noqa: PT012  # as a reader does
+        xrd_server.kill()
+        try:
+            handle.open_file.tree["MET_pt"].array()
+        except read_errors() as error:
+            read_error = as_read_error(error, file, "entries 0 to 100")
+            raise read_error from read_error.__cause__
+    assert process_health().is_suspect(endpoint)

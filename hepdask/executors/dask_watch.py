@@ -1,0 +1,156 @@
+"""Workers that are silent, and tasks that take too long: what the scheduler doesn't see, or sees late."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["ClusterWatch", "Pace"]
+
+#: How often the scheduler is asked when it last heard of its workers, and what these do.
+LOOK_SECONDS = 2.0
+#: A task is run a second time on an idle worker when it takes so many times what its like have taken ...
+MAX_RATIO = 2.0
+#: ... and so much longer, as starting a copy costs a little, too.
+MIN_LATE_SECONDS = 3.0
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long tasks take, over what they were expected to take."""
+
+    _ratios: list[float] = field(default_factory=list)
+
+    def note(self, expected_seconds: float, seconds: float) -> None:
+        """Take note of a task that has ended."""
+        self._ratios.append(seconds / expected_seconds)
+
+    def is_late(self, expected_seconds: float, seconds: float) -> bool:
+        """Return whether a task that has run for so long is late; never before another one has ended."""
+        if not self._ratios:
+            return False
+        usual = statistics.median(self._ratios) * expected_seconds
+        return seconds > MIN_LATE_SECONDS + MAX_RATIO * usual
+
+
+class ClusterWatch:
+    """Looks at a cluster now and then.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A synchronous one.
+    max_silent_seconds : float or None
+        How long a worker may be silent. None: as long as dask lets it.
+    """
+
+    def __init__(self, client: Any, max_silent_seconds: float | None) -> None:
+        self._client = client
+        self._max_silent_seconds = max_silent_seconds
+        self._last_look = 0.0
+        #: when each key was first seen to be with a worker, and with which
+        self._seen: dict[str, tuple[float, str]] = {}
+        #: what the scheduler says of its last news from each worker, and since when it says so
+        self._heard: dict[str, tuple[float, float]] = {}
+        self.num_threads = 0
+        self.num_busy = 0
+
+    def look(self) -> bool:
+        """Look, if the last time was long enough ago.
+
+        Returns
+        -------
+        bool
+            True if there is something new to be known.
+        """
+        now = time.monotonic()
+        if now - self._last_look < LOOK_SECONDS:
+            return False
+        self._last_look = now
+        with suppress(OSError):  # a scheduler that is lost is somebody else's business
+            workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+            processing = self._client.processing()
+            self._drop_silent(workers)
+            self._note(workers, processing, now)
+            return True
+        return False
+
+    def worker_of(self, key: str) -> str:
+        """Name the worker that has a task; empty if none was seen with it."""
+        return self._seen.get(key, (0.0, ""))[1]
+
+    def seconds(self, key: str) -> float:
+        """Time since a task was first seen with its worker."""
+        seen = self._seen.get(key)
+        return 0.0 if seen is None else time.monotonic() - seen[0]
+
+    def others(self, worker: str) -> list[str]:
+        """List the workers but one."""
+        with suppress(OSError):
+            return [one for one in self._client.nthreads() if one != worker]
+        return []
+
+    def _note(
+        self, workers: Mapping[str, Any], processing: Mapping[str, Iterable[Any]], now: float
+    ) -> None:
+        self.num_threads = sum(int(one["nthreads"]) for one in workers.values())
+        current = {
+            str(key): worker for worker, keys in processing.items() for key in keys
+        }
+        self.num_busy = sum(
+            min(len(list(processing.get(name, ()))), int(one["nthreads"]))
+            for name, one in workers.items()
+        )
+        self._seen = {
+            key: (self._seen[key][0] if self.worker_of(key) == worker else now, worker)
+            for key, worker in current.items()
+        }
+
+    def _drop_silent(self, workers: Mapping[str, Any]) -> None:
+        limit = self._max_silent_seconds
+        if limit is None:
+            return
+        now = time.monotonic()
+        for name, one in workers.items():
+            # the scheduler's clock may differ from ours: what counts is that it has heard something new
+            if self._heard.get(name, (0.0, 0.0))[0] != one["last_seen"]:
+                self._heard[name] = (one["last_seen"], now)
+        silent = [name for name in workers if now - self._heard[name][1] > limit]
+        if silent:
+            self._client.run_on_scheduler(_make_dropper(), addresses=silent)
+
+
+def _make_dropper() -> Any:
+    """Make the function that removes workers from a scheduler, which need not have hepdask: so it is sent by value."""
+
+    async def drop(dask_scheduler: Any, addresses: list[str]) -> None:
+        import asyncio
+
+        from distributed.core import rpc
+
+        async def end(nanny: str) -> None:
+            # a process that is stopped can't end itself, but its nanny can end it; if the network is lost, nobody can
+            try:
+                async with rpc(nanny, connection_args=dask_scheduler.connection_args) as remote:
+                    await asyncio.wait_for(remote.kill(reason="hepdask: silent"), 30)
+            except (OSError, asyncio.TimeoutError):
+                pass
+
+        for address in addresses:
+            state = dask_scheduler.workers.get(address)
+            if state is None:
+                continue
+            # first of all its tasks go elsewhere; expected: they are not to blame
+            await dask_scheduler.remove_worker(
+                address, stimulus_id="hepdask-silent-worker", expected=True
+            )
+            if state.nanny:
+                dask_scheduler._ongoing_background_tasks.call_soon(end, state.nanny)
+
+    return drop

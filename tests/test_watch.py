@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from hepdask import watch
+from hepdask.watch import TimeLimitReached, time_limit
+
+
+def spin(seconds: float = 60) -> None:
+    """Do something in Python for a while; an exception can reach it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_an_endless_loop_is_ended() -> None:
+    with pytest.raises(TimeLimitReached), time_limit(0.05):  # noqa: PT012
+        try:
+            spin()
+        except Exception:  # noqa: BLE001  # what user code often does
+            pytest.fail("it must not be caught by chance")
+
+
+def test_what_is_quick_enough_is_left_alone() -> None:
+    for _ in range(200):
+        with time_limit(30):
+            pass
+    assert not watch._watchdog._watches
+
+
+def test_no_limit() -> None:
+    with time_limit(None):
+        spin(0.01)
+
+
+def test_nothing_comes_later() -> None:
+    """The exception of a block that ends in the same moment must not reach what follows."""
+    num_late = 0
+    for _ in range(300):
+        try:
+            with time_limit(0.0005):
+                spin(0.0005)
+        except TimeLimitReached:
+            num_late += 1
+        for _ in range(1_000):
+            pass  # here it would come
+    assert num_late <= 300
+    assert not watch._watchdog._watches
+
+
+def test_what_hangs_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 0.05)
+    hung = threading.Event()
+    # a lock is waited for in C: no exception comes through
+    with pytest.raises(TimeLimitReached), time_limit(0.05, hung.set):
+        assert hung.wait(timeout=30)
+
+
+def test_threads_have_limits_of_their_own() -> None:
+    results: dict[int, str] = {}
+    barrier = threading.Barrier(4)
+
+    def work(number: int, seconds: float) -> None:
+        barrier.wait()
+        try:
+            with time_limit(seconds):
+                spin(0.3)
+            results[number] = "done"
+        except TimeLimitReached:
+            results[number] = "late"
+
+    threads = [threading.Thread(target=work, args=(n, 0.05 if n % 2 else 60)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {0: "done", 1: "late", 2: "done", 3: "late"}
