@@ -100,15 +100,22 @@ class Attempt:
     def _call(self, process: Callable[[Any], Any], events: Any) -> Any:
         try:
             accumulator = process(events)
+            # what is still lazy is read here: it may fail as well
+            made = None if accumulator is None else materialize(accumulator)
         except (FileReadError, ExecutorError):
             raise  # noticed when the processor touched the branch; or there is no processor
         except (Exception, SystemExit) as error:
+            from hepdask.readers.branches import find_read_error
+
+            read_error = find_read_error(error, self._range)
+            if read_error is not None:
+                raise read_error from read_error.__cause__
             raise ProcessorError(f"process() raised {type(error).__name__}") from error
-        if accumulator is None:
+        if made is None:
             raise ProcessorError(
                 "process() returned None: return an accumulator, a dict of histograms say"
             )
-        return materialize(accumulator)
+        return made
 
     def _note(self, opened: RangeEvents, process_seconds: float) -> None:
         handle, tally = opened.handle, opened.tally

@@ -60,11 +60,22 @@ _TREE_CLASSES = frozenset(
 # an object cache of uproot's default size would keep the trees of closed directories alive
 _OBJECT_CACHE_SIZE = 10
 _MAX_TEXT = 400
+# Every builtin one but MemoryError and ImportError, which say nothing about the file. Damaged bytes are interpreted until
+# something gives: a wrong count is an IndexError, a wrong class an AttributeError or NotImplementedError, an object that
+# contains itself a RecursionError; and uproot executes code that it makes from a file's description of its classes.
 _BUILTIN_READ_ERRORS: tuple[type[BaseException], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
+    ArithmeticError,
     AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
     struct.error,
     zlib.error,
     lzma.LZMAError,
@@ -291,8 +302,8 @@ def forget_connections(url: str) -> None:
 def read_errors() -> tuple[type[BaseException], ...]:
     """List what can be raised while bytes are read, decompressed and interpreted.
 
-    `ValueError`, `AssertionError` and `struct.error` are among them, since damaged bytes surface as these: catch them
-    around the reading alone, never around user code. A branch that doesn't exist (`KeyError`) is not among them.
+    Damaged bytes may surface as any exception, so nearly all are among them: catch them around the reading alone, never
+    around user code. `MemoryError` and `ImportError` are not among them, as they say nothing about the file.
 
     Returns
     -------
@@ -304,6 +315,7 @@ def read_errors() -> tuple[type[BaseException], ...]:
         getattr(sys.modules.get(module), name, None)
         for module, name in (
             ("uproot", "DeserializationError"),
+            ("uproot.interpretation.identify", "UnknownInterpretation"),
             ("cramjam", "DecompressionError"),
             ("aiohttp", "ClientError"),
             ("zstandard", "ZstdError"),
@@ -385,7 +397,7 @@ _CONNECTION_LOST = (
 )
 _DAMAGED = (
     r"^(?:DeserializationError|DecompressionError|LZMAError|ZstdError|LZ4BlockError|AssertionError|"
-    r"error): |decompress|checksum"
+    r"RecursionError|StructError|error): |decompress|checksum|inconsistent|less than size of form|memberwise serialization"
 )
 # pattern searched in "ClassName: text", the type that tells the cause, what happened and what to do.
 # The first that matches wins: a server's [30xx] code says more than the type that was made of it.

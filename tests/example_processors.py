@@ -148,16 +148,120 @@ class DiesAt:
 
 
 class SlowSum:
-    """Adds floats, and takes its time."""
+    """Adds floats, and takes its time; says in a directory who has called it where."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, log_directory: Path | None = None) -> None:
         self.seconds = seconds
+        self.log_directory = log_directory
 
     def process(self, events: Any) -> dict[str, Any]:
         import threading
 
+        start = events.metadata["entrystart"]
+        if self.log_directory is not None:
+            (self.log_directory / f"{os.getpid()}-{start}").touch()
         threading.Event().wait(self.seconds)
         return {
             "sum": float(np.sum(np.asarray(events.MET.pt, dtype=np.float64)) / 3),
-            "starts": [events.metadata["entrystart"]],
+            "starts": [start],
         }
+
+
+class HangsAt:
+    """Hangs in the range that holds one event: where an exception can reach it ("loop"), or can't."""
+
+    def __init__(self, event: int, how: str) -> None:
+        self.event = event
+        self.how = how
+
+    def process(self, events: Any) -> dict[str, Any]:
+        import threading
+        import time
+
+        while np.isin(self.event, np.asarray(events.event)).any():
+            if self.how == "sleep":
+                time.sleep(0.05)
+            elif self.how == "lock":
+                lock = threading.Lock()
+                lock.acquire()
+                lock.acquire()
+        return {"entries": len(events)}
+
+
+class LateOnce(SlowSum):
+    """Waits, in the range that starts at an entry, until somebody else has begun the same range."""
+
+    def __init__(self, start: int, directory: Path) -> None:
+        super().__init__(0.01)
+        self.start = start
+        self.directory = directory
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if events.metadata["entrystart"] == self.start:
+            is_first = not list(self.directory.glob("late-*"))
+            (self.directory / f"late-{os.getpid()}").touch()
+            if is_first:
+                wait_for(self.directory / "go")
+        return super().process(events)
+
+
+class UnreachableFromFirst(SlowSum):
+    """Can't reach its server from the first process that tries one range."""
+
+    def __init__(self, start: int, directory: Path) -> None:
+        super().__init__(0.01)
+        self.start = start
+        self.directory = directory
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if events.metadata["entrystart"] == self.start:
+            own = self.directory / str(os.getpid())
+            if own.exists() or not list(self.directory.glob("*")):
+                own.touch()
+                raise ConnectionResetError("the server is not for you")
+            own.touch()
+        return super().process(events)
+
+
+class RaisesAtEntry(SlowSum):
+    """Raises in the range that starts at an entry."""
+
+    def __init__(self, start: int, error: type[Exception]) -> None:
+        super().__init__(0.01)
+        self.start = start
+        self.error = error
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if events.metadata["entrystart"] == self.start:
+            raise self.error("as ever")
+        return super().process(events)
+
+
+class Noted(Weighted):
+    """Notes each call in a directory; raises in some ranges as long as there is a file "broken" in it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        bad: frozenset[tuple[str, int]] = frozenset(),
+        seconds: float = 0.0,
+        scale: float = 1.0,
+    ) -> None:
+        self.directory = directory
+        self.bad = bad
+        self.seconds = seconds
+        self.scale = scale
+
+    def process(self, events: Any) -> dict[str, Any]:
+        import threading
+
+        metadata = events.metadata
+        place = (Path(metadata["filename"]).name, metadata["entrystart"])
+        with (self.directory / "calls").open("a") as calls:
+            calls.write(f"{metadata['dataset']} {place[0]} {place[1]} {metadata['entrystop']}\n")
+        if place in self.bad and (self.directory / "broken").exists():
+            raise ZeroDivisionError(f"{place} is broken")
+        threading.Event().wait(self.seconds)
+        output = super().process(events)
+        output["sum"] *= self.scale
+        return output

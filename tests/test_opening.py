@@ -256,11 +256,20 @@ def test_damaged_basket_is_a_read_error(good: Path) -> None:
     assert as_read_error(error, file, "again") is error
 
 
-def test_read_errors_leave_user_errors_alone() -> None:
+def test_read_errors_are_what_damaged_bytes_raise() -> None:
     assert issubclass(zlib.error, read_errors())
     assert issubclass(uproot.DeserializationError, read_errors())
-    assert not issubclass(KeyError, read_errors())
-    assert not issubclass(TypeError, read_errors())
+    assert issubclass(RecursionError, read_errors())
+    assert not issubclass(MemoryError, read_errors())
+    assert not issubclass(MissingDependencyError, read_errors())
+
+
+def test_a_class_that_is_damaged_is_a_read_error(good: Path) -> None:
+    # uproot makes an object of an unknown class of each branch, which has no name
+    raw = good.read_bytes().replace(b"TBranch\0", b"TBr`nch\0")
+    good.write_bytes(raw)
+    with pytest.raises(FileReadError, match="can't be opened"):
+        open_file(input_file(good), OPTIONS)
 
 
 @pytest.mark.parametrize(

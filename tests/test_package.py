@@ -72,6 +72,18 @@ ORDER_WITHIN = {
     "fileset": ("problems", "values", "documents", "inputs", "dialects"),
     "metadata": ("branches", "facts", "cache"),
     "readers": ("handles", "branches", "nanoevents", "arrays"),
+    "fingerprint": (
+        "atoms",
+        "files",
+        "graph",
+        "code",
+        "sources",
+        "origins",
+        "walk",
+        "modules",
+        "definitions",
+        "values",
+    ),
     "store": (
         "names",
         "readme",

@@ -123,11 +123,21 @@ class Graph:
         self.cut = cut
         self._persist(packed, suspects=False)
 
-    def replace(self, node: Node, future: Any) -> None:
-        """Let a copy stand for a node from now on; merges that don't have it yet are made anew."""
+    def replace(self, node: Node, future: Any, workers: Sequence[str]) -> None:
+        """Let a copy stand for a node from now on; merges that don't have it yet are made anew.
+
+        Parameters
+        ----------
+        node : Node
+            Of the cut.
+        future : distributed.Future
+            Of the copy.
+        workers : sequence of str
+            Where merges go: not to the worker that is late.
+        """
         self._keep_frontier(lambda one: not (one.start <= node.start and node.stop <= one.stop))
         self.futures[node] = future
-        self._persist({}, suspects=False)
+        self._persist({}, suspects=False, workers=workers)
 
     def halve(self, nodes: Iterable[Node]) -> None:
         """Run nodes that could not be run anew, in halves and each range in a child process."""
@@ -151,7 +161,7 @@ class Graph:
         """
         with distributed.span(f"hepdask {self._job.name}"):
             task = self._process(node, self._pack(node), is_last_try=is_last_try)
-        future = self._send([task], workers=list(workers), allow_other_workers=True)[0]
+        future = self._send([task], workers)[0]
         self._listen(node, future)
         return future
 
@@ -184,7 +194,9 @@ class Graph:
         identities = None if stored is None else stored.identities
         return pack_ranges(self._job.ranges[node.start : node.stop], identities)
 
-    def _persist(self, packed: dict[Node, bytes], *, suspects: bool) -> None:
+    def _persist(
+        self, packed: dict[Node, bytes], *, suspects: bool, workers: Sequence[str] = ()
+    ) -> None:
         """Persist tasks for these nodes, and all merges above the cut."""
         with distributed.span(f"hepdask {self._job.name}"):
             tasks = {
@@ -197,13 +209,15 @@ class Graph:
                     tasks[node] if node in tasks else self.futures[node] for node in merge.inputs
                 ]
                 tasks[merge.node] = self._merge(merge, inputs)
-        futures = self._send(list(tasks.values()))
+        futures = self._send(list(tasks.values()), workers)
         self.num_tasks += len(packed)
         for node, future in zip(tasks, futures, strict=True):
             self.futures[node] = future
             self._listen(node, future)
 
-    def _send(self, tasks: list[Any], **where: Any) -> list[Any]:
+    def _send(self, tasks: list[Any], workers: Sequence[str]) -> list[Any]:
+        # others than these only if none of them is left
+        where = {"workers": list(workers), "allow_other_workers": True} if workers else {}
         persisted = self._client.persist(
             tasks,
             optimize_graph=False,

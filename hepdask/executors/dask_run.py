@@ -149,12 +149,15 @@ class DaskRun:
 
     def _take_report(self, report: dict[str, Any], display: _Display) -> None:
         """Take note of what a task says of itself."""
+        node = _node_at(report["place"])
+        own, copy = self._graph.futures.get(node), self._copies.get(node)
+        if own is not None and report["key"] not in (own.key, copy and copy.future.key):
+            return  # of a task that was replaced
         new = display.note(report)
         same = {name: count for name, count in new.items() if name not in SUMS}
         self._stop(report["fatal"])
         self._stop(self._tally.note(new["ranges"], new["failed_entries"], same))
         if report["is_done"]:
-            node = _node_at(report["place"])
             self._pace.note(expected_seconds(self._job.ranges[node.start : node.stop]), report["seconds"])
             if report["unreachable"]:
                 self._try_elsewhere(node, report["worker"])
@@ -208,9 +211,11 @@ class DaskRun:
             if own is None or own.status != "pending":
                 self._unsettled.discard(node)
             return
+        workers: list[str] = []
         if own is not None:
             self._tell_workers(str(own.key))
-        self._graph.replace(node, copy.future)
+            workers = self._watch.others(self._watch.worker_of(own.key))
+        self._graph.replace(node, copy.future, workers)
         self._await_pending()
 
     def _await_pending(self) -> None:

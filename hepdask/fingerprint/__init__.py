@@ -10,7 +10,8 @@ the user's functions         instructions, defaults, closures, the globals they 
 the user's classes           attributes as they are now, bases
 the user's modules           syntax tree, of all modules that they import, too; the functions that are loaded
 libraries, hepdask           version; what was installed from a directory is the user's
-strings that name a file     the string, and the bytes of the file (above 256 MB: size and time). Not directories
+strings that name a file     the string, and the bytes of the file (above 256 MB: size and time). Not directories.
+                             Literals in the code, too, unless they are plainly written to
 ===========================  ==================================================================================
 
 A module is the user's unless it comes with Python, or lies in site-packages with a version. If its file was edited after

@@ -53,7 +53,7 @@ def _digest_node(node: Node, digests: dict[int, bytes], own: bytes = b"") -> byt
     ]
     if node.is_unordered:
         parts.sort()
-    head = b"%d:%d:%d:" % (len(own), len(node.label), len(parts))
+    head = b"%d:%d:%d:%d:" % (len(own), len(node.label), len(parts), node.is_unordered)
     return hashlib.sha256(b"".join((head, own, node.label, *parts))).digest()
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["SourceFacts", "read_source"]
 
 _HAS_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_GUARDS = frozenset({"__name__ == '__main__'", "'__main__' == __name__"})
+_WRITERS = ("dump", "recreate", "save", "to_", "write")
+_WRITING_MODES = frozenset({"a", "ab", "w", "wb", "wt", "x", "xb"})
 _IMPORTERS = frozenset({"__import__", "import_module"})
 
 
@@ -34,7 +37,7 @@ class SourceFacts:
     imports: frozenset[ImportedName] = frozenset()
     """All of them, those in functions too."""
     strings: frozenset[str] = frozenset()
-    """String literals without docstrings; one may name a file."""
+    """String literals that may name a file to be read: no docstrings, nor what is plainly written to."""
     constants: tuple[tuple[str, bytes], ...] = ()
     """Names that are given a number or a string at the top level and are not declared ``global`` in a function."""
     codes: frozenset[bytes] = frozenset()
@@ -72,14 +75,19 @@ def _parse(content: bytes) -> SourceFacts:
         codes = frozenset(_list_codes(compile(content, "source", "exec", dont_inherit=True)))
     except (SyntaxError, ValueError):  # half edited, or no text
         return _opaque(content)
-    imports: set[ImportedName] = set()
-    strings: set[str] = set()
-    mutable: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, _HAS_DOCSTRING):
             _remove_docstring(node)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            strings.add(node.value)
+    imports: set[ImportedName] = set()
+    strings: set[str] = set()
+    mutable: set[str] = set()
+    ignored: set[ast.AST] = set()  # children come after their parents
+    for node in ast.walk(tree):
+        if node in ignored or _is_output(node):
+            ignored.update(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and node not in ignored:
+                strings.add(node.value)
         elif isinstance(node, ast.Global):
             mutable.update(node.names)
         else:
@@ -98,6 +106,19 @@ def _remove_docstring(
 ) -> None:
     if ast.get_docstring(node, clean=False) is not None:
         del node.body[0]
+
+
+def _is_output(node: ast.AST) -> bool:
+    """Find what is run as a script only, and calls that write: a plot must not change the fingerprint of the next run."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) in _GUARDS
+    if not isinstance(node, ast.Call):
+        return False
+    called = str(getattr(node.func, "attr", None) or getattr(node.func, "id", ""))
+    if called == "open":
+        modes = (*node.args[1:2], *(key.value for key in node.keywords))
+        return any(isinstance(one, ast.Constant) and one.value in _WRITING_MODES for one in modes)
+    return called.startswith(_WRITERS)
 
 
 def _read_imports(node: ast.AST) -> Iterator[ImportedName]:

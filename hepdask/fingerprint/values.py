@@ -68,6 +68,7 @@ class _Behaviors:
     """Stands for awkward's global behaviors."""
 
 
+_ENUM_ATTRIBUTES = frozenset({"__objclass__", "_inverted_", "_name_", "_sort_order_", "_value_"})
 _NEW_OBJECT: Any = vars(copyreg)["__newobj__"]
 Expand = Callable[["Walk", int, Any], None]
 
@@ -160,6 +161,8 @@ def _expand_enum(walk: Walk, index: int, value: Enum) -> None:
     walk.append(index, type(value))
     walk.append(index, value.name)
     walk.append(index, value._value_)
+    attributes = {name: one for name, one in vars(value).items() if name not in _ENUM_ATTRIBUTES}
+    walk.append_items(index, attributes.items(), ".{}")
 
 
 def _expand_path(walk: Walk, index: int, value: PurePath) -> None:
@@ -192,7 +195,7 @@ def _find_foreign(kind: type) -> Expand | None:
 def _expand_array(walk: Walk, index: int, array: Any) -> None:
     walk.nodes[index].label = b"array"
     has_objects = array.dtype.hasobject
-    if not has_objects and array.dtype.byteorder != "|":
+    if not has_objects:
         # pickle may change the order of bytes
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     walk.append(index, array.dtype)

@@ -29,6 +29,10 @@ Step = tuple[str, Any]
 """A format, and what to put into it: ``(".{}", "helper")``."""
 
 
+class _TooManyPartsError(ValueError):
+    """Not the fault of one object: it is never ignored."""
+
+
 @dataclass(slots=True)
 class _Visit:
     value: Any  # kept: the identity of an object that is gone may be given to another
@@ -152,7 +156,8 @@ class Walk:
         """Add the content of the file that a string names, if it names one."""
         content = encode_file(name, directory)
         if content is not None:
-            self.nodes[index].children.append(b"@" + content)
+            place = b"@/" if directory else b"@"
+            self.nodes[index].children.append(place + content + name.encode())
 
     def append_items(self, index: int, items: Iterable[tuple[Any, Any]], step: str) -> None:
         """Add keys and values, in their order."""
@@ -174,7 +179,7 @@ class Walk:
         if index is None:
             index = self._known[key] = len(self.nodes)
             if index >= MAX_OBJECTS:
-                raise ValueError(f"it has more than {MAX_OBJECTS:,} parts")
+                raise _TooManyPartsError(f"it has more than {MAX_OBJECTS:,} parts")
             self.nodes.append(Node())
             self._visits.append(_Visit(value, *place, is_weak))
             (self._waiting_weak if is_weak else self._waiting).append(index)
@@ -190,6 +195,8 @@ class Walk:
         visit.is_done = True
         try:
             self._expand(self, index, visit.value)
+        except _TooManyPartsError as error:
+            raise OptionError(self._explain(index, error)) from error
         except Exception:  # noqa: BLE001  # taking objects apart runs anybody's code
             kind = type(visit.value)
             self.nodes[index] = Node(f"opaque {kind.__module__}.{kind.__qualname__}".encode())

@@ -149,9 +149,33 @@ def _describe(
     import uproot
 
     if isinstance(opened.tree, uproot.behaviors.RNTuple.RNTuple):
+        _check_page_lists(opened.tree)
         offsets = [int(one.num_first_entry) for one in opened.tree.cluster_summaries]
         return "RNTuple", offsets, _fields(opened.tree)
+    _check_num_entries(opened.tree)
     return "TTree", opened.tree.common_entry_offsets(), _leaf_branches(opened.tree)
+
+
+def _check_num_entries(tree: Any) -> None:
+    """Find a damaged number of entries: splitting 2**60 of them would not end, and fewer than there are would go unnoticed."""
+    counts = {one.num_entries for one in tree.itervalues() if one.num_baskets > 0} or {0}
+    if tree.num_entries not in counts:
+        raise ValueError(
+            f"inconsistent: the tree has {tree.num_entries} entries, its branches have {max(counts)}"
+        )
+
+
+def _check_page_lists(ntuple: Any) -> None:
+    """Compare the checksums of the lists that tell where the pages are: uproot checks header and footer alone."""
+    import xxhash
+
+    for record in ntuple.footer.cluster_group_records:
+        link = record.page_list_link
+        chunk, _ = ntuple.read_locator(link.locator, link.env_uncomp_size)
+        content = bytes(chunk.raw_data)
+        # the last 8 bytes of an envelope (ROOT, tree/ntuple/doc/BinaryFormatSpecification.md)
+        if xxhash.xxh3_64_intdigest(content[:-8]) != int.from_bytes(content[-8:], "little"):
+            raise ValueError("the checksum of a page list is wrong")
 
 
 def _leaf_branches(tree: Any) -> list[Branch]:

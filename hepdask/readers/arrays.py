@@ -13,7 +13,14 @@ from coffea.nanoevents.factory import _key_formatter
 
 from hepdask.metadata import check_unchanged
 from hepdask.readers import event_metadata
-from hepdask.readers.branches import BranchSource, RangeEvents, ReadTally, kept_layout, layout_key
+from hepdask.readers.branches import (
+    BranchSource,
+    RangeEvents,
+    ReadTally,
+    kept_layout,
+    layout_errors,
+    layout_key,
+)
 from hepdask.readers.handles import lease
 
 if TYPE_CHECKING:
@@ -59,17 +66,18 @@ class ArraysReader:
             requested = handle.num_requested_bytes if handle.was_kept else 0
             started = perf_counter()
             tally = ReadTally()
-            source = BranchSource(handle, entry_range, tally)
+            with layout_errors(entry_range, "plain arrays"):
+                source = BranchSource(handle, entry_range, tally)
+                form = kept_layout(("arrays", layout_key(opened)), lambda: _build_form(opened.tree))
+                events = awkward.from_buffers(
+                    form=form,
+                    length=entry_range.num_entries,
+                    container=source,
+                    buffer_key=partial(_key_formatter, source.key),
+                    behavior=_BEHAVIOR,
+                    attrs={"metadata": event_metadata(entry_range, opened.uuid)},
+                )
             bulk_seconds = tally.read_seconds
-            form = kept_layout(("arrays", layout_key(opened)), lambda: _build_form(opened.tree))
-            events = awkward.from_buffers(
-                form=form,
-                length=entry_range.num_entries,
-                container=source,
-                buffer_key=partial(_key_formatter, source.key),
-                behavior=_BEHAVIOR,
-                attrs={"metadata": event_metadata(entry_range, opened.uuid)},
-            )
             form_seconds = perf_counter() - started - bulk_seconds
             yield RangeEvents(events, handle, form_seconds, tally, requested)
 

@@ -16,7 +16,14 @@ from coffea.nanoevents.schemas.edm4hep import podio_collection_types
 from hepdask.errors import OptionError, suggest
 from hepdask.metadata import check_unchanged
 from hepdask.readers import event_metadata
-from hepdask.readers.branches import BranchSource, RangeEvents, ReadTally, kept_layout, layout_key
+from hepdask.readers.branches import (
+    BranchSource,
+    RangeEvents,
+    ReadTally,
+    kept_layout,
+    layout_errors,
+    layout_key,
+)
 from hepdask.readers.handles import lease
 
 if TYPE_CHECKING:
@@ -83,11 +90,12 @@ class NanoEventsReader:
             requested = handle.num_requested_bytes if handle.was_kept else 0
             started = perf_counter()
             tally = ReadTally()
-            source = BranchSource(handle, entry_range, tally)
+            with layout_errors(entry_range, self.schema.__name__):
+                source = BranchSource(handle, entry_range, tally)
+                schema = self._range_schema(entry_range, handle.open_file)
+                # the factory itself: cross references and nested collections find their arrays through it
+                events = NanoEventsFactory(schema, source, source.key, mode="virtual").events()
             bulk_seconds = tally.read_seconds
-            schema = self._range_schema(entry_range, handle.open_file)
-            # the factory itself: cross references and nested collections find their arrays through it
-            events = NanoEventsFactory(schema, source, source.key, mode="virtual").events()
             form_seconds = perf_counter() - started - bulk_seconds
             yield RangeEvents(events, handle, form_seconds, tally, requested)
 

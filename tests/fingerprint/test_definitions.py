@@ -14,7 +14,7 @@ import cloudpickle
 import pytest
 
 from hepdask.errors import OptionError
-from hepdask.fingerprint import describe_sources, fingerprint
+from hepdask.fingerprint import describe_sources, fingerprint, walk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def define(source: str, name: str = "f", **names: Any) -> Any:
     """Run a notebook's cell and return what it defines."""
     namespace: dict[str, Any] = {"__name__": "__main__", **names}
-    exec(compile(source, "<cell>", "exec", dont_inherit=True), namespace)
+    exec(compile(source, "<cell>", "exec", dont_inherit=True), namespace)  # noqa: S102
     return namespace[name]
 
 
@@ -220,6 +220,16 @@ def test_a_lock_among_the_globals_of_a_module_counts_by_its_source(module: Any) 
         fingerprint(module.P(module.lock))
     with pytest.raises(OptionError, match=r"^processor\.own\['lock'\] \(lock\)"):
         fingerprint(module.P(module.table))
+
+
+def test_a_table_that_is_too_large_is_an_error_in_a_module_too(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "MAX_OBJECTS", 1_000)
+    assert fingerprint(module.P())
+    module.table["large"] = [[n] for n in range(2_000)]
+    with pytest.raises(OptionError, match=r"global table\['large'\] .*more than 1,000 parts"):
+        fingerprint(module.P())
 
 
 def test_a_function_that_is_replaced_in_a_module_counts(module: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import uproot
 
-from hepdask.errors import FileChangedError, MissingTreeError
+from hepdask.errors import FileChangedError, FileReadError, MissingTreeError
 from hepdask.metadata import check_unchanged, read_file_metadata
 from hepdask.opening import ReadOptions, open_file
 from tests.metadata.describing import input_file, write_tree
@@ -66,6 +67,39 @@ def test_reads_an_rntuple(tmp_path: Path) -> None:
     assert fields["x"].num_uncompressed_bytes == 400
     assert fields["flag"].num_uncompressed_bytes == 7
     assert all(0 < one.num_compressed_bytes <= 400 for one in metadata.branches)
+
+
+@pytest.mark.parametrize("number", [2**60, 51, 49, 0])
+def test_damaged_number_of_entries(tmp_path: Path, number: int) -> None:
+    path = write_tree(tmp_path / "a.root", 30, 20)
+    raw = bytearray(path.read_bytes())
+    # the tree's own comes before those of its branches
+    start = raw.index(struct.pack(">q", 50))
+    raw[start : start + 8] = struct.pack(">q", number)
+    path.write_bytes(raw)
+    with uproot.open(path) as file:
+        assert file["Events"].num_entries == number
+    with pytest.raises(FileReadError, match=f"the tree has {number} entries, its branches have 50"):
+        read_file_metadata(input_file(path), OPTIONS)
+
+
+@pytest.mark.parametrize("compression", [None, uproot.ZLIB(1)])
+def test_damaged_list_of_pages(tmp_path: Path, compression: Any) -> None:
+    path = tmp_path / "a.root"
+    with uproot.recreate(path, compression=compression) as file:
+        file.mkrntuple("Events", {"x": np.arange(30.0)})
+    raw = bytearray(path.read_bytes())
+    with uproot.open(path) as file:
+        (record,) = file["Events"].footer.cluster_group_records
+    start = record.page_list_link.locator.offset
+    # the entries of its only cluster
+    where = raw.index(struct.pack("<qq", 0, 30), start)
+    raw[where + 8] = 31
+    path.write_bytes(raw)
+    with uproot.open(path) as file:
+        assert file["Events"].num_entries == 31
+    with pytest.raises(FileReadError, match="the checksum of a page list is wrong"):
+        read_file_metadata(input_file(path), OPTIONS)
 
 
 def test_missing_tree(tmp_path: Path) -> None:
