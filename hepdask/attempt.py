@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hepdask.endpoints import endpoint_of
 from hepdask.errors import ExecutorError, FileReadError, ProcessorError
 from hepdask.metrics import Counters, PartialMetrics, count_peak_memory, host_name
+from hepdask.readers.damage import find_read_error
 from hepdask.recovery import RecoveryPolicy
 
 if TYPE_CHECKING:
@@ -105,8 +106,6 @@ class Attempt:
         except (FileReadError, ExecutorError):
             raise  # noticed when the processor touched the branch; or there is no processor
         except (Exception, SystemExit) as error:
-            from hepdask.readers.branches import find_read_error
-
             read_error = find_read_error(error, self._range)
             if read_error is not None:
                 raise read_error from read_error.__cause__

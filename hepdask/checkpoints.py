@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import time
+import uuid
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -25,6 +26,7 @@ from hepdask.fingerprint import fingerprint
 from hepdask.messages import Messages
 from hepdask.metrics import Counters, PartialMetrics, host_name
 from hepdask.partial import PartialResult, merge_results
+from hepdask.store.names import object_name
 from hepdask.tree import Node
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ MIN_UNSAVED_SECONDS = 0.1
 CHECKPOINT_SECONDS = 5.0
 _BOUNDS = struct.Struct("<16sqq")
 _DIGEST_BYTES = 20
+#: Runs of which a process remembers how long writing takes.
+MAX_RUNS = 4
+_COMPLAINT = "hepdask.StoreError"
 
 
 class NodeKeys:
@@ -157,12 +162,15 @@ class StoredNodes:
         As `identify_files` gives it.
     nodes : tuple of Node
         The largest ones that are there, in dataset order.
+    root : PartialResult or None
+        Of the whole run, if that is there: then nothing is left to do.
     """
 
     checkpoints: Checkpoints
     keys: NodeKeys
     identities: Mapping[tuple[str, str], bytes]
     nodes: tuple[Node, ...]
+    root: PartialResult | None = None
 
     def names_in(self, node: Node) -> frozenset[str]:
         """Name the nodes of the store that are a node, or below it."""
@@ -176,9 +184,7 @@ class StoredNodes:
         return frozenset(names)
 
 
-def open_stored(
-    section: Section, tree: ReductionTree, ranges: Sequence[EntryRange]
-) -> StoredNodes:
+def open_stored(section: Section, tree: ReductionTree, ranges: Sequence[EntryRange]) -> StoredNodes:
     """Look up what a store has of a run.
 
     Raises
@@ -186,22 +192,35 @@ def open_stored(
     StoreError
         If the store can't be read.
     """
-    files = [next(group) for _, group in groupby((one.file for one in ranges), lambda one: id(one))]
+    files = [next(group) for _, group in groupby((one.file for one in ranges), id)]
     identities = identify_files(files)
     keys = NodeKeys(ranges, identities)
-    nodes = tuple(find_stored(tree, keys, section.keys()))
-    return StoredNodes(Checkpoints(section), keys, identities, nodes)
+    checkpoints = Checkpoints(section, uuid.uuid4().hex)
+    present = set(section.keys())
+    name = keys.key(tree.root)
+    root = checkpoints.load(name) if name in present else None
+    if root is None:  # what is below a damaged one may be there, and is many tasks if it isn't
+        present.discard(name)
+    return StoredNodes(
+        checkpoints, keys, identities, tuple(find_stored(tree, keys, present)), root
+    )
 
 
 @dataclass(slots=True)
 class _Pace:
-    """How long writing has taken in this process: accumulators of one run are much alike."""
+    """How long writing has taken in this process and run: accumulators of one run are much alike."""
 
     seconds: float = 0.0
     has_failed: bool = False
 
 
-_paces: dict[str, _Pace] = {}
+_paces: dict[Checkpoints, _Pace] = {}
+
+
+def _pace_of(checkpoints: Checkpoints) -> _Pace:
+    while len(_paces) >= MAX_RUNS and checkpoints not in _paces:
+        _paces.pop(next(iter(_paces)), None)
+    return _paces.setdefault(checkpoints, _Pace())
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +231,12 @@ class Checkpoints:
     ----------
     section : Section
         For the results of one processor with one schema.
+    run_id : str
+        Unique: what goes wrong is said once in each run.
     """
 
     section: Section
+    run_id: str = ""
 
     def load(self, key: str) -> PartialResult | None:
         """Take a node; None if it isn't there or is damaged, so that it is to be computed."""
@@ -223,9 +245,7 @@ class Checkpoints:
             accumulator, processed, messages = self.section.load(key)
         except (DamagedObjectError, StoreError):
             return None
-        result = PartialResult(
-            accumulator, processed, messages=messages, is_whole=True, key=key
-        )
+        result = PartialResult(accumulator, processed, messages=messages, is_whole=True, key=key)
         seconds = time.perf_counter() - started
         return replace(result, metrics=_stored_metrics(result, _num_ranges(key), seconds))
 
@@ -254,7 +274,7 @@ class Checkpoints:
         """
         if not result.is_whole or not result.key or not result.unsaved_seconds:
             return result
-        pace = _paces.setdefault(self.section.name, _Pace())
+        pace = _pace_of(self)
         worth = MAX_SHARE * result.unsaved_seconds
         if is_last or (result.unsaved_seconds >= min_seconds and worth >= pace.seconds):
             return self.save(result)
@@ -264,18 +284,19 @@ class Checkpoints:
         """Keep a whole node that isn't kept yet. What can't be written is a message, and no more: the result is what counts."""
         if not result.is_whole or not result.key or not result.unsaved_seconds:
             return result
-        pace = _paces.setdefault(self.section.name, _Pace())
+        pace = _pace_of(self)
         started = time.perf_counter()
-        value = (result.accumulator, result.processed, result.messages)
+        value = (result.accumulator, result.processed, _without_complaints(result.messages))
         summary = {"num_entries": result.num_entries}
         try:
             self.section.save(result.key, value, summary=summary)
         except StoreError as error:
             # once said is enough: the next one will most likely fail, too
-            messages = Messages() if pace.has_failed else _complaint(error)
+            messages = Messages() if pace.has_failed else _complaint(error, result.key)
             pace.has_failed = True
             return replace(result, messages=result.messages + messages)
-        pace.seconds = time.perf_counter() - started
+        finally:
+            pace.seconds = time.perf_counter() - started
         cost = PartialMetrics(hosts={host_name(): Counters(store_seconds=pace.seconds)})
         return replace(result, metrics=result.metrics + cost, unsaved_seconds=0.0)
 
@@ -309,5 +330,13 @@ def _stored_metrics(result: PartialResult, num_ranges: int, seconds: float) -> P
     return PartialMetrics(files=files, hosts={host_name(): total})
 
 
-def _complaint(error: StoreError) -> Messages:
-    return Messages.of("warning", "hepdask.StoreError", f"a result is not kept: {error}")
+def _complaint(error: StoreError, key: str) -> Messages:
+    # without the name of the one object, so that what all workers say is one message
+    text = f"results are not kept: {error}".replace(f"/{object_name(key)}", "")
+    return Messages.of("warning", _COMPLAINT, text)
+
+
+def _without_complaints(messages: Messages) -> Messages:
+    """Leave out what was wrong with the store: that is no part of a result."""
+    kept = [one for one in messages if one.category != _COMPLAINT]
+    return Messages(kept, messages.num_dropped)

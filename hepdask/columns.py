@@ -18,15 +18,34 @@ if TYPE_CHECKING:
     from hepdask.metadata import FileMetadata
     from hepdask.store import Section
 
-__all__ = ["KeptTraces", "count_bytes_per_entry", "trace_columns"]
+__all__ = ["KeptTraces", "Trace", "count_bytes_per_entry", "trace_columns"]
 
 #: Entries that are really read if the processor can't do with none.
 NUM_TRACED_ENTRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """What the automatic size of ranges is chosen from.
+
+    Attributes
+    ----------
+    columns : frozenset of str
+        Branches that the processor touches; empty if there are none, or none could be found.
+    bytes_per_entry : float or None
+        Uncompressed bytes of these branches in the file that was looked at; None if that is not known.
+    """
+
+    columns: frozenset[str]
+    bytes_per_entry: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class KeptTraces:
-    """The branches that a processor touches, kept in the store, so that a finished run needs no task to plan it.
+    """Traces, kept in the store: a finished run needs no task to plan it, and files are split as they were before.
+
+    Results of ranges are of no use for other ranges. So what was found first counts, whatever file is the first one now,
+    and also where nothing could be found.
 
     Attributes
     ----------
@@ -36,21 +55,21 @@ class KeptTraces:
 
     section: Section
 
-    def load(self, layout: Hashable) -> frozenset[str] | None:
-        """Return the branches for a layout; None if they aren't known."""
+    def load(self, layout: Hashable) -> Trace | None:
+        """Return the trace for a layout; None if there is none."""
         try:
-            found: frozenset[str] = self.section.load(self._key(layout))
+            found: Trace = self.section.load(self._key(layout))
         except StoreError:
             return None
         return found
 
-    def save(self, layout: Hashable, columns: frozenset[str]) -> None:
-        """Keep the branches for a layout; what can't be kept is found anew next time."""
+    def save(self, layout: Hashable, trace: Trace) -> None:
+        """Keep the trace for a layout; what can't be kept is found anew next time."""
         with suppress(StoreError):
-            self.section.save(self._key(layout), columns, summary={})
+            self.section.save(self._key(layout), trace, summary={})
 
     def _key(self, layout: Hashable) -> str:
-        digest = hashlib.blake2b(repr(layout).encode(), digest_size=20, person=b"hepdask trace")
+        digest = hashlib.blake2b(repr(layout).encode(), digest_size=20, person=b"hepdask traces")
         # of no ranges: never taken for a node
         return f"{digest.hexdigest()}{0:08x}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hepdask.columns import KeptTraces, count_bytes_per_entry, trace_columns
+from hepdask.columns import KeptTraces, Trace, count_bytes_per_entry, trace_columns
 from hepdask.discovery import expand_globs, make_absolute
 from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
@@ -256,18 +256,16 @@ class Planner:
             fact = facts.get(_key(file))
             if fact is not None and fact.num_entries and file.steps is None:
                 firsts.setdefault(_layout(fact), file)
-        traces = self._find_traces(firsts, work)
-        sizes: dict[Hashable, float | None] = {}
-        columns: set[str] = set()
-        for layout, file in firsts.items():
-            touched = traces[layout] | frozenset(file.preload)
-            columns |= touched
-            sizes[layout] = count_bytes_per_entry(facts[_key(file)], touched)
-        return sizes, frozenset(columns)
+        traces = self._find_traces(firsts, facts, work)
+        columns = frozenset(name for one in traces.values() for name in one.columns)
+        return {layout: one.bytes_per_entry for layout, one in traces.items()}, columns
 
     def _find_traces(
-        self, firsts: Mapping[Hashable, InputFile], work: Work
-    ) -> dict[Hashable, frozenset[str]]:
+        self,
+        firsts: Mapping[Hashable, InputFile],
+        facts: Mapping[tuple[str, str], FileMetadata],
+        work: Work,
+    ) -> dict[Hashable, Trace]:
         """Find the branches that the processor touches, for one file of each layout."""
         kept = None if self.section is None else KeptTraces(self.section)
         known = {} if kept is None else {layout: kept.load(layout) for layout in firsts}
@@ -281,9 +279,13 @@ class Planner:
             partial(trace_columns, work=work), ranges, name="trace", advance=lambda _: None
         )
         for layout, found in zip(missing, traced, strict=True):
-            traces[layout] = frozenset() if isinstance(found, BaseException) else found
-            if kept is not None and traces[layout]:
-                kept.save(layout, traces[layout])
+            file = firsts[layout]
+            touched = frozenset() if isinstance(found, BaseException) else found
+            columns = touched | frozenset(file.preload)
+            trace = Trace(columns, count_bytes_per_entry(facts[_key(file)], columns))
+            traces[layout] = trace
+            if kept is not None and not isinstance(found, BaseException):
+                kept.save(layout, trace)
         return traces
 
     def _split(

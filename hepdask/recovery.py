@@ -15,7 +15,6 @@ setup     the worker lacks something, or hepdask itself erred: no other range wo
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -23,6 +22,8 @@ from hepdask.errors import OptionError, suggest
 from hepdask.failures import FailureKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hepdask.failures import Failure
 
 __all__ = ["RecoveryPolicy", "Step"]

@@ -169,7 +169,9 @@ class NodeTask:
     ) -> PartialResult:
         if self.checkpoints is None:
             return merge_results(left, right, worker=self.monitor.worker)
-        if is_edge:  # when a file is appended, this node is another one, but its left part is the same
+        if (
+            is_edge
+        ):  # when a file is appended, this node is another one, but its left part is the same
             left = self.checkpoints.offer(left)
         return self._keep(
             self.checkpoints.merge(left, right, key=self._key(node), worker=self.monitor.worker)
@@ -203,9 +205,7 @@ class NodeTask:
             return late_failure(entry_range, self.work, self.monitor.worker, text)
 
 
-def late_failure(
-    entry_range: EntryRange, work: Work, worker: str, text: str
-) -> PartialResult:
+def late_failure(entry_range: EntryRange, work: Work, worker: str, text: str) -> PartialResult:
     """Make the result of a range whose time was up."""
     error = RangeTimeoutError(
         f"{text} (RecoveryPolicy.max_range_seconds): a server that does not answer, an endless loop, or too little time"

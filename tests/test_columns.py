@@ -6,13 +6,23 @@ import awkward as ak
 import pytest
 
 from hepdask.attempt import Work
-from hepdask.columns import NUM_TRACED_ENTRIES, count_bytes_per_entry, trace_columns
+from hepdask.checkpoints import find_stored
+from hepdask.columns import (
+    NUM_TRACED_ENTRIES,
+    KeptTraces,
+    Trace,
+    count_bytes_per_entry,
+    trace_columns,
+)
 from hepdask.fileset import InputFile
 from hepdask.metadata import Branch, FileMetadata
 from hepdask.opening import ReadOptions
 from hepdask.processor import ProcessorCopies
 from hepdask.ranges import EntryRange
 from hepdask.readers import build_reader
+from hepdask.store import Store
+from hepdask.tree import ReductionTree
+from tests.store.storing import CODE, OTHER_CODE, object_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,3 +111,48 @@ def test_bytes_per_entry(num_entries: int, columns: set[str], expected: float | 
     branches = (Branch("x", "int32_t", 10, 40), Branch("y", "double", 20, 80))
     metadata = FileMetadata("a", "Events", num_entries, "0", (0, num_entries), branches, "TTree")
     assert count_bytes_per_entry(metadata, frozenset(columns)) == expected
+
+
+class OneName:
+    """Names all nodes alike."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def key(self, node: Any) -> str:  # noqa: ARG002
+        return self.name
+
+
+def test_traces_are_kept(tmp_path: Path) -> None:
+    section = Store(tmp_path / "store").section(CODE)
+    traces = KeptTraces(section)
+    seen = {
+        ("Muon_pt", "MET_pt"): Trace(frozenset({"MET_pt"}), 4.0),
+        "digest": Trace(frozenset(), None),
+    }
+    for layout, trace in seen.items():
+        assert traces.load(layout) is None
+        traces.save(layout, trace)
+    assert {layout: traces.load(layout) for layout in seen} == seen
+    assert KeptTraces(Store(tmp_path / "store").section(OTHER_CODE)).load("digest") is None
+    # never taken for a result
+    tree = ReductionTree([[2]])
+    present = section.keys()
+    assert len(present) == 2
+    for name in present:
+        assert find_stored(tree, OneName(name), present) == []  # type: ignore[arg-type]
+
+
+def test_a_damaged_trace_is_found_anew(tmp_path: Path) -> None:
+    section = Store(tmp_path / "store").section(CODE)
+    KeptTraces(section).save("digest", Trace(frozenset({"MET_pt"}), 4.0))
+    (name,) = section.keys()
+    object_path(section, name).write_bytes(b"nonsense")
+    assert KeptTraces(section).load("digest") is None
+
+
+def test_a_trace_that_can_not_be_kept_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("in the way")
+    traces = KeptTraces(Store(tmp_path / "store").section(CODE))
+    traces.save("digest", Trace(frozenset({"MET_pt"}), 4.0))
+    assert traces.load("digest") is None

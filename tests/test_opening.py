@@ -266,7 +266,8 @@ def test_read_errors_are_what_damaged_bytes_raise() -> None:
 
 def test_a_class_that_is_damaged_is_a_read_error(good: Path) -> None:
     # uproot makes an object of an unknown class of each branch, which has no name
-    raw = good.read_bytes().replace(b"TBranch\0", b"TBr`nch\0")
+    tag = b"\xff\xff\xff\xff"
+    raw = good.read_bytes().replace(tag + b"TBranch\0", tag + b"TBr`nch\0")
     good.write_bytes(raw)
     with pytest.raises(FileReadError, match="can't be opened"):
         open_file(input_file(good), OPTIONS)

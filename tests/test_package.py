@@ -98,9 +98,29 @@ ORDER_WITHIN = {
     ),
     "luminosity": ("sections", "files", "books"),
     "progress": ("state", "live", "text", "terminal", "notebook"),
-    "executors": ("local", "dask_clients", "dask_tasks", "dask_graph", "dask_watch", "dask_run", "dask"),
+    "executors": (
+        "local",
+        "dask_clients",
+        "dask_tasks",
+        "dask_graph",
+        "dask_events",
+        "dask_watch",
+        "dask_run",
+        "dask",
+    ),
     "outputs": ("files", "histograms", "plain", "root", "formats", "plots"),
-    "cli": ("sources", "text", "options", "processors", "run", "replay", "plan", "inspect", "store", "sample"),
+    "cli": (
+        "sources",
+        "text",
+        "options",
+        "processors",
+        "run",
+        "replay",
+        "plan",
+        "inspect",
+        "store",
+        "sample",
+    ),
 }
 # The command line is written with what every user has.
 USES_PUBLIC_NAMES = {"cli", "__main__"}

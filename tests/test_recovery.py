@@ -20,7 +20,11 @@ EAGER = RecoveryPolicy(wait_seconds=0)
 
 
 def failure(
-    kind: Any, num_entries: int = 100, seed: str = "a", error: str = "ValueError", replica: str = "a"
+    kind: Any,
+    num_entries: int = 100,
+    seed: str = "a",
+    error: str = "ValueError",
+    replica: str = "a",
 ) -> Failure:
     return Failure("dy", seed, "Events", 0, num_entries, kind, error, "", replica=replica)
 

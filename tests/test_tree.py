@@ -103,7 +103,9 @@ def test_each_leaf_once_and_in_order(counts: list[list[int]]) -> None:
     total = sum(map(sum, counts))
     assert len(tree) == len(tree.root) == total
     if total:
-        leaves = tree.fold(tree.root, lambda leaf: (leaf.start,), lambda _, left, right: left + right)
+        leaves = tree.fold(
+            tree.root, lambda leaf: (leaf.start,), lambda _, left, right: left + right
+        )
         assert leaves == tuple(range(total))
         assert len(all_nodes(tree)) == 2 * total - 1
 

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from hepdask.ranges import EntryRange
     from hepdask.tree import Node, ReductionTree
 
-__all__ = ["Executor", "Job", "Outcome", "check_options", "cut_tree", "expected_seconds", "interruptible"]
+__all__ = [
+    "Executor",
+    "Job",
+    "Outcome",
+    "check_options",
+    "cut_tree",
+    "expected_seconds",
+    "interruptible",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -200,14 +208,18 @@ def cut_tree(job: Job, max_ranges_per_task: int | None = None) -> list[Node]:
         The user's own cut.
     """
     if max_ranges_per_task is not None:
-        return job.tree.cut([1.0] * len(job.ranges), max_ranges_per_task)
-    weights = [
-        SECONDS_PER_RANGE + SECONDS_PER_ENTRY * entry_range.num_entries
-        for entry_range in job.ranges
-    ]
-    for node in job.stored.nodes if job.stored is not None else ():
-        weights[node.start : node.stop] = [SECONDS_PER_LOAD, *[0.0] * (len(node) - 1)]
+        weights = _weigh_stored([1.0] * len(job.ranges), job, 1.0)
+        return job.tree.cut(weights, max_ranges_per_task)
+    weights = [SECONDS_PER_RANGE + SECONDS_PER_ENTRY * one.num_entries for one in job.ranges]
+    weights = _weigh_stored(weights, job, SECONDS_PER_LOAD)
     return job.tree.cut(weights, max(MIN_TASK_SECONDS, sum(weights) / MAX_TASKS))
+
+
+def _weigh_stored(weights: list[float], job: Job, weight: float) -> list[float]:
+    """Let each node that is in the store weigh so much, so that no cut goes through it."""
+    for node in job.stored.nodes if job.stored is not None else ():
+        weights[node.start : node.stop] = [weight, *[0.0] * (len(node) - 1)]
+    return weights
 
 
 def check_options(

@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import dask
 import distributed
+from distributed.client import ClosedClientError
 
 from hepdask.errors import ExecutorError
 
-__all__ = ["is_asynchronous", "open_client", "open_local_cluster"]
+__all__ = ["LOST_ERRORS", "ask", "is_asynchronous", "open_client", "open_local_cluster"]
+
+#: What a client raises whose scheduler or workers are gone, or that was closed.
+LOST_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    asyncio.CancelledError,
+    TimeoutError,
+    ClosedClientError,
+)
+#: How long an answer of the scheduler may take. Without a limit, a client that is closed by somebody else waits for ever.
+ASK_SECONDS = 20.0
 
 #: A terminal sends Ctrl-C to the worker processes, too: these shall finish what they have begun.
 _IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+
+
+def ask(client: Any, question: str, **options: Any) -> Any:
+    """Ask the scheduler of a client, but don't wait for ever.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A synchronous one.
+    question : str
+        Name of the scheduler's handler.
+    **options
+        Its arguments.
+
+    Raises
+    ------
+    one of LOST_ERRORS
+        If the scheduler doesn't answer.
+    """
+    scheduler = client.scheduler
+    if scheduler is None:
+        raise ConnectionError("the client is closed")
+    return client.sync(getattr(scheduler, question), callback_timeout=ASK_SECONDS, **options)
 
 
 def open_local_cluster(n_workers: int | None = None, **options: Any) -> distributed.LocalCluster:

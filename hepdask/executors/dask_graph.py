@@ -143,9 +143,7 @@ class Graph:
         """Run nodes that could not be run anew, in halves and each range in a child process."""
         self._keep_frontier(lambda _: True)
         again = set(nodes)
-        halves = [
-            half for node in again for half in self._job.tree.children(node) or (node,)
-        ]
+        halves = [half for node in again for half in self._job.tree.children(node) or (node,)]
         for node in again:
             self.futures.pop(node, None)
         self.cut = sorted([*(node for node in self.cut if node not in again), *halves])
@@ -245,6 +243,7 @@ class Graph:
                 None if stored is None else stored.checkpoints,
                 frozenset() if stored is None else stored.names_in(node),
                 ends_dataset=node.stop in self._dataset_stops,
+                is_root=node == self._job.tree.root,
                 dask_key_name=key,
             )
 

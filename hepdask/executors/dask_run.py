@@ -6,14 +6,12 @@ the results.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import queue
 import threading
 import time
 import uuid
-import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +19,17 @@ import distributed
 
 from hepdask.errors import StoreError
 from hepdask.executors import Job, Outcome, cut_tree, expected_seconds
+from hepdask.executors.dask_clients import LOST_ERRORS, ask
+from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
-from hepdask.executors.dask_tasks import MARKS, SUMS, TOPIC, stop_run
+from hepdask.executors.dask_tasks import MARKS, SUMS, stop_run
 from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
 from hepdask.partial import PartialResult, merge_results, process_name
 from hepdask.tree import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from hepdask.executors import Interrupts
     from hepdask.failures import FailureKind
@@ -45,6 +45,10 @@ NO_WORKERS_SECONDS = 5.0
 MAX_LAUNCHES = 12
 #: Tasks that are tried on a second worker, as their first could not reach a server: if there are more, it is the server.
 MAX_UNREACHABLE = 64
+#: How long it may take to cancel what is not wanted any more.
+CANCEL_SECONDS = 20.0
+#: How long the result of a finished task may take to come here.
+GATHER_SECONDS = 300.0
 #: What a run ends with when its scheduler does not answer any more, or has forgotten it.
 LOST = "the scheduler was lost, or has lost this run"
 
@@ -111,8 +115,8 @@ class DaskRun:
 
     def wait(self, progress: Progress, interrupts: Interrupts) -> Outcome:
         """Wait until every task is done or can't be, and take the root."""
-        display = _Display(progress, self._job.num_entries, len(self._graph.inputs))
-        with _listen(self._client, self._run_id, self._news.put):
+        display = Display(progress, self._job.num_entries, len(self._graph.inputs))
+        with listen(self._client, self._run_id, self._news.put):
             try:
                 self._follow(display, interrupts)
                 while self._halve_killed():
@@ -120,7 +124,7 @@ class DaskRun:
             except KeyboardInterrupt:
                 self._abandon("interrupted twice")
         root = self._take_root()
-        self._clear_marks()
+        self._let_go()
         run_seconds = time.time() - self._submitted
         display.finish()
         return Outcome(
@@ -133,7 +137,7 @@ class DaskRun:
             transfer_seconds=self._transfer_seconds(),
         )
 
-    def _follow(self, display: _Display, interrupts: Interrupts) -> None:
+    def _follow(self, display: Display, interrupts: Interrupts) -> None:
         while self._unsettled and not self._is_abandoned:
             if interrupts.count:
                 self._stop("interrupted")
@@ -147,7 +151,7 @@ class DaskRun:
             else:
                 self._settle(*news, display)
 
-    def _take_report(self, report: dict[str, Any], display: _Display) -> None:
+    def _take_report(self, report: dict[str, Any], display: Display) -> None:
         """Take note of what a task says of itself."""
         node = _node_at(report["place"])
         own, copy = self._graph.futures.get(node), self._copies.get(node)
@@ -158,7 +162,9 @@ class DaskRun:
         self._stop(report["fatal"])
         self._stop(self._tally.note(new["ranges"], new["failed_entries"], same))
         if report["is_done"]:
-            self._pace.note(expected_seconds(self._job.ranges[node.start : node.stop]), report["seconds"])
+            self._pace.note(
+                expected_seconds(self._job.ranges[node.start : node.stop]), report["seconds"]
+            )
             if report["unreachable"]:
                 self._try_elsewhere(node, report["worker"])
 
@@ -171,7 +177,7 @@ class DaskRun:
         elif self._watch.look() and not self._stopped_by:
             self._copy_late()
 
-    def _settle(self, node: Node, future: Any, display: _Display) -> None:
+    def _settle(self, node: Node, future: Any, display: Display) -> None:
         """Take note of a task that is done, or can't be run."""
         graph = self._graph
         copy = self._copies.get(node)
@@ -182,7 +188,7 @@ class DaskRun:
         # else: it was replaced meanwhile, or the news of its parent came first
         self._unsettled &= set(graph.futures) | set(self._copies)
 
-    def _settle_own(self, node: Node, future: Any, display: _Display) -> None:
+    def _settle_own(self, node: Node, future: Any, display: Display) -> None:
         copy = self._copies.get(node)
         if copy is not None and not copy.is_second_try and future.status == "finished":
             self._tell_workers(str(copy.future.key))
@@ -196,7 +202,7 @@ class DaskRun:
         elif not _is_killed(future):
             self._stop(f"task {future.key} could not be run")
 
-    def _release(self, node: Node, display: _Display) -> None:
+    def _release(self, node: Node, display: Display) -> None:
         if node not in self._graph.inputs:
             return
         display.merged()
@@ -294,15 +300,17 @@ class DaskRun:
     def _tell_workers(self, name: str) -> None:
         def tell() -> None:
             # where the connection is gone, there is nobody left to tell
-            with suppress(OSError, RuntimeError, ValueError, asyncio.CancelledError):
+            with suppress(*LOST_ERRORS, AttributeError):
                 self._client.run(stop_run, name, on_error="ignore")
 
         # in a thread, as a worker that hangs must not keep the others from being told
-        threading.Thread(target=tell, daemon=True).start()
+        if self._is_connected():
+            threading.Thread(target=tell, daemon=True).start()
 
     def _has_lost_all_workers(self) -> bool:
-        if self._client.scheduler_info(n_workers=1)["workers"]:
-            self._last_worker = time.monotonic()
+        with suppress(*LOST_ERRORS):
+            if ask(self._client, "identity", n_workers=1)["workers"]:
+                self._last_worker = time.monotonic()
         return time.monotonic() - self._last_worker > NO_WORKERS_SECONDS
 
     def _is_connected(self) -> bool:
@@ -311,7 +319,7 @@ class DaskRun:
     def _take_root(self) -> PartialResult:
         tree = self._job.tree
         if self._graph.is_finished(tree.root) and self._is_connected():
-            with suppress(*_LOST_ERRORS):
+            with suppress(*LOST_ERRORS):
                 result: PartialResult = self._graph.futures[tree.root].result()
                 return result
         return self._merge_rest()
@@ -361,7 +369,7 @@ class DaskRun:
         results: dict[Node, PartialResult] = {}
         for node in nodes:
             # one by one: what is lost with a worker costs itself alone
-            with suppress(*_LOST_ERRORS):
+            with suppress(*LOST_ERRORS):
                 results[node] = graph.futures[node].result(timeout=GATHER_SECONDS)
         return results
 
@@ -380,21 +388,26 @@ class DaskRun:
                 yield node, future
 
     def _cancel(self) -> None:
-        with suppress(*_LOST_ERRORS):
-            self._client.cancel([*self._graph.futures.values(), *self._copies.values()])
-
-    def _clear_marks(self) -> None:
+        held = [*self._graph.futures.values(), *(one.future for one in self._copies.values())]
         if self._is_connected():
-            with suppress(*_LOST_ERRORS):  # of no use any more
-                self._client.set_metadata([MARKS, self._run_id], {})
+            with suppress(*LOST_ERRORS):
+                self._client.sync(self._client._cancel, held, callback_timeout=CANCEL_SECONDS)
+
+    def _let_go(self) -> None:
+        """Let the cluster forget the run, now and not when Python collects what refers to its futures."""
+        self._graph.futures.clear()
+        self._copies.clear()
+        if self._is_connected():
+            with suppress(*LOST_ERRORS):  # of no use any more
+                ask(self._client, "set_metadata", keys=[MARKS, self._run_id], value={})
 
     def _wait_for_lost(self) -> None:
         """Wait for results that went with their worker: dask makes them again, though their futures had been done."""
-        pending = [one for one in self._graph.futures.values() if one.status == "pending"]
-        while pending and self._is_connected() and not self._has_lost_all_workers():
-            with self._client.as_current(), suppress(TimeoutError):
-                distributed.wait(pending, timeout=1)
-            pending = [one for one in pending if one.status == "pending"]
+        pause = threading.Event()
+        while any(one.status == "pending" for one in self._graph.futures.values()):
+            if not self._is_connected() or self._has_lost_all_workers():
+                return
+            pause.wait(POLL_SECONDS)
 
     def _build_failure(self, node: Node, future: Any) -> PartialResult:
         error = future.exception()
@@ -418,21 +431,19 @@ class DaskRun:
     def _transfer_seconds(self) -> float:
         if not self._is_connected():
             return 0.0
-        with suppress(*_LOST_ERRORS):
+        with suppress(*LOST_ERRORS):
             return math.fsum(
                 step["stop"] - step["start"]
-                for record in self._client.get_task_stream(start=self._submitted - 1)
+                for record in self._task_stream()
                 if self._graph.token in str(record["key"])
                 for step in record["startstops"]
                 if step["action"] == "transfer"
             )
         return 0.0
 
-
-#: What a client raises whose scheduler or workers are gone.
-_LOST_ERRORS = (OSError, RuntimeError, ValueError, asyncio.CancelledError, TimeoutError)
-#: How long the result of a finished task may take to come here.
-GATHER_SECONDS = 300.0
+    def _task_stream(self) -> Any:
+        start = self._submitted - 1
+        return ask(self._client, "get_task_stream", start=start, stop=None, count=None)
 
 
 def _node_at(place: str) -> Node:
@@ -442,72 +453,3 @@ def _node_at(place: str) -> Node:
 
 def _contains(outer: Node, inner: Node) -> bool:
     return outer.start <= inner.start and inner.stop <= outer.stop
-
-
-class _Display:
-    """Turns the sums that tasks report into progress."""
-
-    def __init__(self, progress: Progress, num_entries: int, num_merges: int) -> None:
-        self._progress = progress
-        self._sums: dict[str, dict[str, int]] = {}
-        self._num_merges = num_merges
-        self._num_merged = 0
-        progress.start("processing", num_entries, "events")
-        if num_merges:
-            progress.start("merging", num_merges, "merges")
-
-    def note(self, report: dict[str, Any]) -> dict[str, int]:
-        """Take the sums of one task, and return what is new in them.
-
-        A task that runs again, or a copy of it, starts at zero again: nothing is counted twice.
-        """
-        before = self._sums.setdefault(report["place"], {})
-        now = {**{name: report[name] for name in SUMS}, **report["same"]}
-        new = {name: max(0, count - before.get(name, 0)) for name, count in now.items()}
-        for name, count in new.items():
-            before[name] = before.get(name, 0) + count
-        self._progress.advance(
-            "processing", new["entries"], num_bytes=new["bytes"], num_failures=new["failures"]
-        )
-        return new
-
-    def merged(self) -> None:
-        """Take note of a merge; one that is made anew was counted before."""
-        if self._num_merged < self._num_merges:
-            self._num_merged += 1
-            self._progress.advance("merging", 1)
-
-    def finish(self) -> None:
-        """End both stages."""
-        self._progress.finish("processing")
-        if self._num_merges:
-            self._progress.finish("merging")
-
-
-_handlers: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
-_handlers_lock = threading.Lock()
-
-
-@contextmanager
-def _listen(client: Any, run_id: str, handler: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Receive the events of one run; a client has one handler for a topic, and may have several runs."""
-    with _handlers_lock:
-        handlers = _handlers.setdefault(client, {})
-        if not handlers:
-            client.subscribe_topic(TOPIC, lambda event: _pass_on(handlers, event))
-        handlers[run_id] = handler
-    try:
-        yield
-    finally:
-        with _handlers_lock:
-            del handlers[run_id]
-            if not handlers:
-                with suppress(*_LOST_ERRORS):
-                    client.unsubscribe_topic(TOPIC)
-
-
-def _pass_on(handlers: dict[str, Any], event: tuple[float, dict[str, Any]]) -> None:
-    _, message = event
-    handler = handlers.get(message["run"])
-    if handler is not None:
-        handler(message)

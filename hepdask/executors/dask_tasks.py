@@ -140,6 +140,7 @@ def process_task(
     stored: frozenset[str] = frozenset(),
     *,
     ends_dataset: bool = True,
+    is_root: bool = False,
 ) -> PartialResult:
     """Process a node of the cut; in child processes of the worker if it is suspected to kill.
 
@@ -155,6 +156,8 @@ def process_task(
         Names of the nodes below this one that are in it.
     ends_dataset : bool
         True if the last range is the last of its dataset.
+    is_root : bool
+        True if the node is that of the whole run.
     """
     monitor = _WorkerMonitor(info)
     work = load_work(packed_work)
@@ -174,7 +177,7 @@ def process_task(
         )
         try:
             with slots_from(ClusterSlots()):
-                return task.run()
+                return task.run(is_root=is_root)
         finally:
             monitor.finish()
 

@@ -8,6 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
+
+from hepdask.executors.dask_clients import LOST_ERRORS, ask
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -73,9 +77,9 @@ class ClusterWatch:
         if now - self._last_look < LOOK_SECONDS:
             return False
         self._last_look = now
-        with suppress(OSError):  # a scheduler that is lost is somebody else's business
-            workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-            processing = self._client.processing()
+        with suppress(*LOST_ERRORS):  # a scheduler that is lost is somebody else's business
+            workers = ask(self._client, "identity", n_workers=-1)["workers"]
+            processing = ask(self._client, "processing", workers=None)
             self._drop_silent(workers)
             self._note(workers, processing, now)
             return True
@@ -92,17 +96,16 @@ class ClusterWatch:
 
     def others(self, worker: str) -> list[str]:
         """List the workers but one."""
-        with suppress(OSError):
-            return [one for one in self._client.nthreads() if one != worker]
+        with suppress(*LOST_ERRORS):
+            workers = ask(self._client, "ncores", workers=None)
+            return [one for one in workers if one != worker]
         return []
 
     def _note(
         self, workers: Mapping[str, Any], processing: Mapping[str, Iterable[Any]], now: float
     ) -> None:
         self.num_threads = sum(int(one["nthreads"]) for one in workers.values())
-        current = {
-            str(key): worker for worker, keys in processing.items() for key in keys
-        }
+        current = {str(key): worker for worker, keys in processing.items() for key in keys}
         self.num_busy = sum(
             min(len(list(processing.get(name, ()))), int(one["nthreads"]))
             for name, one in workers.items()
@@ -123,7 +126,9 @@ class ClusterWatch:
                 self._heard[name] = (one["last_seen"], now)
         silent = [name for name in workers if now - self._heard[name][1] > limit]
         if silent:
-            self._client.run_on_scheduler(_make_dropper(), addresses=silent)
+            drop = cloudpickle.dumps(_make_dropper())
+            arguments, options = cloudpickle.dumps(()), cloudpickle.dumps({"addresses": silent})
+            ask(self._client, "run_function", function=drop, args=arguments, kwargs=options)
 
 
 def _make_dropper() -> Any:
@@ -139,7 +144,7 @@ def _make_dropper() -> Any:
             try:
                 async with rpc(nanny, connection_args=dask_scheduler.connection_args) as remote:
                     await asyncio.wait_for(remote.kill(reason="hepdask: silent"), 30)
-            except (OSError, asyncio.TimeoutError):
+            except (TimeoutError, OSError):
                 pass
 
         for address in addresses:

@@ -18,9 +18,9 @@ from hepdask.readers.branches import (
     RangeEvents,
     ReadTally,
     kept_layout,
-    layout_errors,
     layout_key,
 )
+from hepdask.readers.damage import layout_errors
 from hepdask.readers.handles import lease
 
 if TYPE_CHECKING:

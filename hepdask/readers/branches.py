@@ -11,7 +11,6 @@ import hashlib
 import threading
 import warnings
 from collections import OrderedDict
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,17 @@ import uproot
 from coffea.nanoevents.mapping import TrivialUprootOpener, UprootSourceMapping
 from coffea.nanoevents.util import tuple_to_key
 
-from hepdask.failures import exception_chain
 from hepdask.opening import as_read_error
+from hepdask.readers.damage import (
+    check_array,
+    check_counts,
+    check_offsets,
+    counter_name,
+    is_size_damaged,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
-    from types import TracebackType
+    from collections.abc import Callable, Hashable
 
     from hepdask.errors import FileReadError
     from hepdask.opening import OpenFile
@@ -38,9 +42,7 @@ __all__ = [
     "BranchSource",
     "RangeEvents",
     "ReadTally",
-    "find_read_error",
     "kept_layout",
-    "layout_errors",
     "layout_key",
 ]
 
@@ -157,14 +159,15 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
     def __getitem__(self, key: str) -> Any:
         """Give what makes a buffer; called when the buffer is needed."""
         load = super().__getitem__(key)
-        if "!counts2offsets" not in self.interpret_key(key)[-1]:
+        if self.interpret_key(key)[-1][-1] != "!offsets":
             return load
 
         def load_offsets() -> Any:
             offsets = load()
-            if np.any(offsets[1:] < offsets[:-1]):
-                error = ValueError("inconsistent: there are negative counts")
-                raise as_read_error(error, self._range.file, f"counts of {self._range}")
+            try:
+                check_offsets(offsets)
+            except ValueError as error:
+                raise as_read_error(error, self._range.file, f"counts of {self._range}") from error
             return offsets
 
         return load_offsets
@@ -201,11 +204,11 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
             known = {**self._arrays, **arrays}
             for name, array in arrays.items():
                 self._check(name, array, known)
-        except MemoryError:
-            raise  # says nothing about the file
-        except Exception as error:  # noqa: BLE001  # damaged data raise anything; it is raised again, with the place
-            where = f"branch {', '.join(map(repr, names[:3]))} of {self._range}"
-            read_error = as_read_error(error, self._range.file, where)
+        except Exception as error:
+            # damaged data raise anything; it is raised again, with the place
+            read_error = self._read_error(error, names)
+            if read_error is None:
+                raise
             raise read_error from read_error.__cause__
         finally:
             tally.read_seconds += perf_counter() - started
@@ -216,29 +219,26 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
 
     def _check(self, name: str, array: Any, known: dict[str, Any]) -> None:
         """Find what damaged bytes leave behind without an error: it would be one in the processor, or a wrong result."""
-        if len(array) != self._stop - self._start:
-            raise ValueError(
-                f"inconsistent: {len(array)} entries instead of {self._stop - self._start}"
-            )
-        if isinstance(array.layout, awkward.contents.NumpyArray):
-            if name in self._counts:
-                _check_same(np.asarray(array), self._counts[name], name)
-            return
-        flaw = awkward.validity_error(array)
-        if flaw:
-            raise ValueError(f"inconsistent: {flaw}")
-        counter = self._counter_name(name)
+        check_array(array, self._stop - self._start)
+        if name in self._counts:
+            check_counts(np.asarray(array), self._counts[name], name)
+        counter = counter_name(self._handle.open_file.tree[name])
         if counter is not None and isinstance(array.layout, awkward.contents.ListOffsetArray):
             counts = np.diff(np.asarray(array.layout.offsets))
             # read already, or told by other lists of the same counter, or to be compared when it is read
             values = known.get(counter, self._counts.setdefault(counter, counts))
-            _check_same(np.asarray(values), counts, counter)
+            check_counts(np.asarray(values), counts, counter)
 
-    def _counter_name(self, name: str) -> str | None:
-        """Name the branch that has the lengths of a branch's lists, if there is one, as ``nMuon`` has of ``Muon_pt``."""
-        branch = self._handle.open_file.tree[name]
-        counter = getattr(branch, "count_branch", None)  # fields of an RNTuple have none
-        return None if counter is None else str(counter.name)
+    def _read_error(self, error: Exception, names: tuple[str, ...]) -> FileReadError | None:
+        """Say what is wrong with the file; None if nothing is."""
+        if isinstance(error, MemoryError):
+            tree = self._handle.open_file.tree
+            if not is_size_damaged(error, [tree[name] for name in names], tree.num_entries):
+                return None
+            # nobody shall take it for a lack of memory
+            error = ValueError(f"inconsistent: {error}")
+        where = f"branch {', '.join(map(repr, names[:3]))} of {self._range}"
+        return as_read_error(error, self._range.file, where)
 
     @property
     def key(self) -> str:
@@ -253,63 +253,6 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
             warnings.filterwarnings("ignore", "Skipping |Found duplicate branch")
             form: dict[str, Any] = cls._extract_base_form(tree)
         return form
-
-
-def _check_same(values: Any, counts: Any, counter: str) -> None:
-    if not np.array_equal(values, counts):
-        raise ValueError(f"inconsistent: the lists are not as long as {counter!r} says")
-
-
-@contextmanager
-def layout_errors(entry_range: EntryRange, events: str) -> Iterator[None]:
-    """Turn any exception into a `FileReadError`: no user code runs while a layout is made of a file's description.
-
-    Parameters
-    ----------
-    entry_range : EntryRange
-        What is to be read.
-    events : str
-        What the branches are made into, "NanoAODSchema" say.
-    """
-    try:
-        yield
-    except (MemoryError, ImportError):
-        raise  # say nothing about the file
-    except Exception as error:  # noqa: BLE001  # a damaged description raises anything
-        read_error = as_read_error(error, entry_range.file, f"its branches as {events}")
-        raise read_error from read_error.__cause__
-
-
-def find_read_error(error: BaseException, entry_range: EntryRange) -> FileReadError | None:
-    """Find out whether an exception of a processor comes from the file: it was raised while a lazy array was made.
-
-    Parameters
-    ----------
-    error : BaseException
-        What the processor raised.
-    entry_range : EntryRange
-        What it was called with.
-
-    Returns
-    -------
-    FileReadError or None
-        To be raised from its ``__cause__``; None if the file has nothing to do with it.
-    """
-    for one in exception_chain(error):
-        if _is_from_lazy_array(one.__traceback__) and not isinstance(one, MemoryError):
-            return as_read_error(one, entry_range.file, str(entry_range))
-    return None
-
-
-def _is_from_lazy_array(traceback: TracebackType | None) -> bool:
-    """Tell whether awkward was turning what `BranchSource` gave it into an array: sizes that don't fit are found there."""
-    while traceback is not None:
-        frame = traceback.tb_frame
-        module = frame.f_globals.get("__name__")
-        if module == "awkward.operations.ak_from_buffers" and frame.f_code.co_name == "generator":
-            return True
-        traceback = traceback.tb_next
-    return False
 
 
 def _num_bytes(array: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import many_ranges, plan_scale, poison
+from tests.benchmarks import many_ranges, plan_scale, poison, resume, store_cost
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -33,3 +33,23 @@ def test_poison() -> None:
 
 def test_plan_scale() -> None:
     assert plan_scale.measure(num_files=30, num_ranges_per_file=17).num_ranges == 510
+
+
+def test_store_cost(client: Client) -> None:
+    processor = store_cost.Spectrum(1, 50, is_random=True)
+    cost = store_cost.measure(client, processor, 4, num_runs=1, what="small")
+    assert cost.num_objects >= 1
+    assert "ratio" in str(cost)
+
+
+def test_resume(client: Client) -> None:
+    resumed = resume.measure_resume(client, 20, 1, num_runs=1)
+    assert resumed.num_tasks == 0
+    assert resumed.processed[0] < 1
+    assert "full run's processing time" in str(resumed)
+
+
+def test_append(client: Client) -> None:
+    appended = resume.measure_append(client, 12, 1, num_runs=1)
+    assert 1 <= appended.num_ranges[0] < 13
+    assert "appended to 12" in str(appended)

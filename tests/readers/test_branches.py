@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
@@ -12,6 +13,7 @@ import uproot
 
 from hepdask.attempt import Work
 from hepdask.fileset import InputFile
+from hepdask.isolation import ChildRunner
 from hepdask.opening import ReadOptions
 from hepdask.processor import ProcessorCopies
 from hepdask.ranges import EntryRange
@@ -137,6 +139,46 @@ def test_branch_that_gives_fewer_entries(tree_path: Path) -> None:
     failure = failure_of(tree_path, lambda arrays: ak.sum(arrays["run"]), None)
     assert failure.kind == "input"
     assert f"0 entries instead of {NUM_ENTRIES}" in failure.message
+
+
+def test_a_size_that_no_memory_can_hold(tmp_path: Path) -> None:
+    path = tmp_path / "tree.root"
+    with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
+        file.mktree("Events", {"x": "f8"})
+        file["Events"].extend({"x": np.ones(NUM_ENTRIES)})
+    assert attempt_in_child(path) == "done"
+    with uproot.open(path) as file:
+        start = file["Events"]["x"].member("fBasketSeek")[0]
+    # TKey: fNbytes (4 bytes), fVersion (2), fObjlen (4): the bytes of the basket in memory
+    overwrite(path, start + 6, struct.pack(">i", 2**31 - 1))
+    assert attempt_in_child(path) == "input"
+
+
+def attempt_in_child(path: Path) -> str:
+    with closing(ChildRunner()) as runner:
+        kind: str = runner.call(attempt_sum, path, memory_bytes=2**29, timeout_seconds=60)
+        return kind
+
+
+def attempt_sum(path: Path) -> str:
+    failures = attempt(path, lambda arrays: float(ak.sum(arrays["x"])), None).failures
+    return failures[0].kind if failures else "done"
+
+
+def test_a_cross_reference_to_nothing_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "ntuple.root"
+    ids = {name: np.arange(3) for name in ("run", "luminosityBlock", "event")}
+    photons = {"nPhoton": np.array([1, 1, 2], np.int32), "nJet": np.array([2, 0, 1], np.int32)}
+    indices = {
+        "Photon_jetIdx": ak.Array([[-1], [-1], [0, -1]]),
+        "Jet_rawFactor": ak.Array([[5.0, 6.0], [], [7.0]]),
+    }
+    with uproot.recreate(path) as file:
+        file.mkrntuple("Events", ak.Array({**ids, **photons, **indices}))
+    reader = build_reader("NanoAODSchema", ReadOptions())
+    entry_range = EntryRange(InputFile("dy", str(path), "Events", (str(path),), {}), 0, 3)
+    with reader.read(entry_range) as opened:
+        assert opened.events["Photon", "jetIdxG"].to_list() == [[-1], [-1], [2, -1]]
 
 
 def test_counts_of_an_ntuple_that_are_negative(tmp_path: Path) -> None:
