@@ -328,6 +328,7 @@ class RunMetrics:
                 for name in ("open", "form", "read", "process")
             ),
             ("merge", f"{total.merge_seconds:.2f} s", f"transfer {self.transfer_seconds:.2f} s"),
+            *_store_row(total),
             (
                 "CPU",
                 f"{total.cpu_seconds:.2f} s",
@@ -372,6 +373,19 @@ def _endpoint_row(name: str, counters: Counters) -> tuple[str, str, str]:
         f"{counters.num_requested_bytes / 1e6:.1f} MB",
         f"in {ranges}, {opens}{failed}",
     )
+
+
+def _store_row(total: Counters) -> list[tuple[str, str, str]]:
+    if not total.store_seconds:
+        return []
+    ranges = _count(total.num_stored_ranges, "range")
+    return [
+        (
+            "store",
+            f"{total.store_seconds:.2f} s",
+            f"{total.num_stored_entries:,} events in {ranges} from there",
+        )
+    ]
 
 
 def _share(name: str, seconds: float, busy_seconds: float) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,6 +22,7 @@ __all__ = [
     "FILE_OPTIONS",
     "JSON_OPTION",
     "PROGRESS_OPTION",
+    "RECOVERY_OPTIONS",
     "SPLIT_OPTIONS",
     "build_runner",
     "choose_executor",
@@ -101,6 +103,25 @@ SPLIT_OPTIONS = _options(
     ),
     click.option("--skipbadfiles", is_flag=True, help="Leave out, and list, unreadable files."),
 )
+RECOVERY_OPTIONS = _options(
+    click.option(
+        "--store",
+        metavar="DIRECTORY|URL",
+        help="Keep results of parts of the run there; the next run computes what is missing.",
+    ),
+    click.option(
+        "--max-failed-fraction",
+        type=click.FloatRange(0, 1),
+        metavar="F",
+        help="With --skipbadfiles: end the run when more than this fraction of the events fails.",
+    ),
+    click.option(
+        "--max-opens-per-endpoint",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Files that all workers together open at one server at a time.",
+    ),
+)
 PROGRESS_OPTION = click.option(
     "--progress",
     type=click.Choice(["auto", "off", "rich", "plain"]),
@@ -153,7 +174,7 @@ def open_executor(chosen: str, workers: int | None) -> Iterator[Executor]:
     if chosen == "cluster":
         # no port that somebody may have, and no log of workers between the lines of progress
         quietly = {"dashboard_address": ":0", "silence_logs": logging.ERROR}
-        with open_local_cluster(workers, **quietly) as cluster, DaskExecutor(cluster) as executor:
+        with DaskExecutor(partial(open_local_cluster, workers, **quietly)) as executor:
             yield executor
         return
     if chosen != "dask" and "://" not in chosen:
@@ -177,5 +198,8 @@ def build_runner(executor: Executor, options: Mapping[str, Any]) -> Runner:
         skipbadfiles=options["skipbadfiles"],
         xrootdtimeout=options["xrootdtimeout"],
         align_clusters=options["align_clusters"],
+        store=options.get("store"),
+        max_failed_fraction=options.get("max_failed_fraction"),
+        max_opens_per_endpoint=options.get("max_opens_per_endpoint"),
         progress="off" if options.get("quiet") else options["progress"],
     )

@@ -13,6 +13,7 @@ from hepdask.cli.options import (
     ARGUMENT_OPTION,
     FILE_OPTIONS,
     PROGRESS_OPTION,
+    RECOVERY_OPTIONS,
     SPLIT_OPTIONS,
     build_runner,
     choose_executor,
@@ -50,6 +51,7 @@ _JSON_SUFFIXES = (".json", ".json.gz")
 @ARGUMENT_OPTION
 @FILE_OPTIONS
 @SPLIT_OPTIONS
+@RECOVERY_OPTIONS
 @executor_options("a local Dask cluster, a worker for each core")
 @click.option("--test", is_flag=True, help="One file, one range per dataset, in this process.")
 @click.option(

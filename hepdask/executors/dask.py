@@ -51,9 +51,9 @@ class DaskExecutor(Executor):
 
     Parameters
     ----------
-    client : distributed.Client, cluster, str, or None
-        A client (also an asynchronous one: then calling the `Runner` gives an awaitable), a cluster object, or the
-        address of a scheduler. None: what dask users expect of ``Client()``: the client of this session, else the address in dask's
+    client : distributed.Client, cluster, str, callable, or None
+        A client (also an asynchronous one: then calling the `Runner` gives an awaitable), a cluster object, the
+        address of a scheduler, or a function that makes a cluster, which is called when there is a task. None: what dask users expect of ``Client()``: the client of this session, else the address in dask's
         configuration, else a local cluster with one thread a worker. What is opened here is kept for the next run, and closed
         by `close`; what was given is never closed.
     retries : int

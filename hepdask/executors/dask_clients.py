@@ -96,6 +96,8 @@ def open_client(given: Any) -> Any:
                 return distributed.Client()
             return _ClientOfCluster(open_local_cluster())
         return None
+    if callable(given):
+        return _ClientOfCluster(given())
     try:
         if isinstance(given, distributed.Client):
             # an asynchronous client is driven by the user's event loop, this one by a thread of its own

@@ -296,6 +296,10 @@ class Injector:
         self.errors: list[BaseException] = []
         self.num_injected = 0
 
+    def add(self, one: Timed) -> None:
+        """Put something more on the schedule, before the start."""
+        self._waiting.append(one)
+
     def start(self) -> None:
         """Begin to count the time."""
         self._thread.start()

@@ -188,7 +188,9 @@ def _check_books(facts: Facts, result: RunResult) -> Iterator[str]:
         books = result.completeness[dataset]
         found = {name: getattr(books, f"num_{name}") for name in expected}
         if found != expected:
-            wrong = {one: (found[one], expected[one]) for one in found if found[one] != expected[one]}
+            wrong = {
+                one: (found[one], expected[one]) for one in found if found[one] != expected[one]
+            }
             yield f"the books of {dataset} (found, expected): {wrong}"
     yield from _check_missing(facts, result, done, unknown)
 
@@ -246,7 +248,7 @@ def _check_blame(facts: Facts, result: RunResult) -> Iterator[str]:
     for file in facts.one.files:
         done = set(_entries(_spans(result))[file.key])
         deadly = facts.poisoned(file.key, ("raise", *DEADLY, *HANGING))
-        if done & deadly and not facts.was_resumed:
+        if done & deadly:
             yield f"poisoned entries {sorted(done & deadly)} of {file.key} are in the output"
         for start, stop in facts.unreadable(file.key):
             if done & set(range(start, stop)):
@@ -280,7 +282,9 @@ def _find_fault(facts: Facts, failure: Failure) -> str:
 
 
 def _meets_damage(facts: Facts, key: str, bounds: range) -> bool:
-    faults = [fault for (one, _), found in facts.file_faults.items() if one == key for fault in found]
+    faults = [
+        fault for (one, _), found in facts.file_faults.items() if one == key for fault in found
+    ]
     if facts.down_servers or any(one.entry_start is None for one in faults):
         return True
     return any(
