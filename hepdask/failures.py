@@ -100,14 +100,6 @@ class Failure:
         return self.exception_type.endswith("RangeTimeoutError")
 
     @property
-    def is_for_memory(self) -> bool:
-        """True if it ran out of memory, or its process was killed as if it had."""
-        # numpy has a MemoryError of its own
-        return "MemoryError" in self.exception_type or (
-            self.kind == "resources" and "SIGKILL" in self.message
-        )
-
-    @property
     def signature(self) -> str:
         """Where in the code it was raised: the same for the same mistake in all ranges."""
         parts = _CHAINED.split(self.traceback)

@@ -47,36 +47,38 @@ class Monitor(Protocol):
 @dataclass(slots=True)
 class _Size:
     largest_done: int = 0
-    smallest_failed: int | None = None
+    too_large: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class Sizes:
     """How large the ranges of a file may be, after some of them have run out of memory.
 
-    The next range of the file is then halved before it is tried, and not after it has cost a worker.
+    The next range of the file is then halved before it is tried, and not after it has cost a worker. Threads of a worker
+    share it.
     """
 
     _sizes: dict[tuple[str, str], _Size] = field(default_factory=dict)
 
-    def note(self, entry_range: EntryRange, failure: Failure | None) -> None:
-        """Take note of a range that was done, or has failed."""
-        size = self._sizes.setdefault(
-            (entry_range.file.dataset, entry_range.file.file_path), _Size()
-        )
-        if failure is None:
-            size.largest_done = max(size.largest_done, entry_range.num_entries)
-        elif failure.is_for_memory:
-            known = size.smallest_failed or entry_range.num_entries
-            size.smallest_failed = min(known, entry_range.num_entries)
+    def note_done(self, entry_range: EntryRange) -> None:
+        """Take note of a range that was done at once."""
+        size = self._size_of(entry_range)
+        size.largest_done = max(size.largest_done, entry_range.num_entries)
+
+    def note_too_large(self, entry_range: EntryRange) -> None:
+        """Take note of a range that could not be done at once, but in pieces."""
+        size = self._size_of(entry_range)
+        size.too_large = tuple({*size.too_large, entry_range.num_entries})
 
     def is_too_large(self, entry_range: EntryRange) -> bool:
-        """Return whether a range of this size has failed before, and none has ever been done."""
-        size = self._sizes.get((entry_range.file.dataset, entry_range.file.file_path))
-        if size is None or size.smallest_failed is None:
-            return False
-        # a single poisonous event fails at every size: that says nothing about its neighbours
-        return entry_range.num_entries >= size.smallest_failed > size.largest_done
+        """Return whether a range of this size or a smaller one was too large, and none so large has ever been done."""
+        size = self._size_of(entry_range)
+        num_entries = entry_range.num_entries
+        return any(size.largest_done < one <= num_entries for one in size.too_large)
+
+    def _size_of(self, entry_range: EntryRange) -> _Size:
+        file = entry_range.file
+        return self._sizes.setdefault((file.dataset, file.file_path), _Size())
 
 
 class Rescue:
@@ -124,7 +126,6 @@ class Rescue:
         attempt = 1
         while True:
             result = self._once(current)
-            self._sizes.note(entry_range, result.failures[0] if result.failures else None)
             step = self._decide(result, entry_range, attempt)
             if step.action == "split":
                 return self._split(current, replace(result, metrics=spent + result.metrics))
@@ -134,6 +135,8 @@ class Rescue:
             attempt += 1
             if step.next_replica:
                 current = _next_replica(current, result.failures[0])
+        if not result.failures:
+            self._sizes.note_done(entry_range)
         failures = tuple(replace(one, attempts=attempt) for one in result.failures)
         self._report(entry_range, result, failures)
         return replace(result, failures=failures, metrics=spent + result.metrics)
@@ -141,6 +144,9 @@ class Rescue:
     def _split(self, entry_range: EntryRange, spent: PartialResult) -> PartialResult:
         left, right = map(self._process, _halves(entry_range))
         merged = merge_results(left, right, worker=self._monitor.worker)
+        # a poisonous event fails at every size: that says nothing about its neighbours
+        if not any(one.kind == "resources" for one in merged.failures):
+            self._sizes.note_too_large(entry_range)
         return replace(
             merged,
             metrics=spent.metrics + merged.metrics,

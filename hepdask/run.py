@@ -313,10 +313,10 @@ def _missing_files(state: _State) -> list[InputFile]:
         done.setdefault(span[:2], []).append((span.entry_start, span.entry_stop))
     steps: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for one in state.plan.ranges:
-        bounds = (one.entry_start, one.entry_stop)
         spans = done.get(_file_key(one.file), ())
-        if not any(start <= bounds[0] and bounds[1] <= stop for start, stop in spans):
-            steps.setdefault(_file_key(one.file), []).append(bounds)
+        gaps = _find_gaps((one.entry_start, one.entry_stop), spans)
+        if gaps:
+            steps.setdefault(_file_key(one.file), []).extend(gaps)
     planned = {_file_key(one.file) for one in state.plan.ranges}
     missing = []
     for file in state.plan.files:
@@ -326,6 +326,23 @@ def _missing_files(state: _State) -> list[InputFile]:
         elif key not in planned and file.num_entries is None:
             missing.append(file)
     return missing
+
+
+def _find_gaps(
+    bounds: tuple[int, int], spans: Iterable[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Return what of a range is not done: one that was halved may have been done in part."""
+    start, stop = bounds
+    if start == stop:  # the one range of an empty file
+        return [] if any(first <= start <= last for first, last in spans) else [bounds]
+    gaps = []
+    for first, last in sorted(spans):
+        if last <= start or first >= stop:
+            continue
+        if first > start:
+            gaps.append((start, first))
+        start = last
+    return [*gaps, (start, stop)] if start < stop else gaps
 
 
 def _group_files(files: Iterable[InputFile]) -> Fileset:

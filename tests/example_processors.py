@@ -46,6 +46,28 @@ class RaisesAt(Weighted):
         return super().process(events)
 
 
+class RaisesFrom(Weighted):
+    """Raises in all ranges with an event of this number or a later one."""
+
+    def __init__(self, event: int) -> None:
+        self.event = event
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if ak.any(events.event >= self.event):
+            raise ZeroDivisionError("too late")
+        return super().process(events)
+
+
+class Warns(Weighted):
+    """Logs in each range."""
+
+    def process(self, events: Any) -> dict[str, Any]:
+        import logging
+
+        logging.getLogger("tests.analysis").warning("%d muons", ak.count(events.Muon.pt))
+        return super().process(events)
+
+
 class KillsWorkerAt(Weighted):
     """Kills its process in the range that holds one event."""
 
@@ -143,8 +165,70 @@ class DiesAt:
         if np.isin(np.asarray(events.event), list(self.events)).any():
             if self.how == "exit":
                 os._exit(7)
+            if self.how == "allocate":
+                _allocate_until_killed()
             os.kill(os.getpid(), getattr(signal, self.how))
         return {"entries": len(events)}
+
+
+def _allocate_until_killed() -> None:
+    held = []
+    while True:
+        held.append(np.ones(2**23, dtype=np.uint8))  # touched, so that it is really there
+
+
+class Hungry:
+    """Allocates memory in proportion to the entries of its range; says in a directory how many it was called with.
+
+    Parameters
+    ----------
+    num_bytes_per_entry : int
+        How much; every byte is written to.
+    log_directory : Path
+        There is a file for each call: its process, its file, its entries.
+    files : str
+        Only files whose names begin so need the memory.
+    """
+
+    def __init__(self, num_bytes_per_entry: int, log_directory: Path, files: str = "") -> None:
+        self.num_bytes_per_entry = num_bytes_per_entry
+        self.log_directory = log_directory
+        self.files = files
+
+    def process(self, events: Any) -> dict[str, Any]:
+        metadata = events.metadata
+        name, start = Path(metadata["filename"]).name, metadata["entrystart"]
+        with (self.log_directory / "calls").open("a") as calls:
+            calls.write(f"{os.getpid()} {name} {start} {metadata['entrystop']}\n")
+        if name.startswith(self.files):
+            self._allocate(len(events))
+        return {
+            "entries": len(events),
+            "sum": int(np.sum(np.asarray(events.event, dtype=np.int64))),
+        }
+
+    def _allocate(self, num_entries: int) -> None:
+        held = []
+        for left in range(num_entries * self.num_bytes_per_entry, 0, -(2**23)):
+            held.append(np.ones(min(left, 2**23), dtype=np.uint8))
+
+
+class AsksTooMuch(Hungry):
+    """Asks at once for what no machine has, where the range is longer than some entries."""
+
+    def _allocate(self, num_entries: int) -> None:
+        if num_entries > self.num_bytes_per_entry:
+            np.ones(2**55, dtype=np.uint8)
+
+
+_leaked: list[Any] = []
+
+
+class Leaky(Hungry):
+    """Never frees what it has allocated."""
+
+    def _allocate(self, num_entries: int) -> None:
+        _leaked.append(np.ones(num_entries * self.num_bytes_per_entry, dtype=np.uint8))
 
 
 class SlowSum:

@@ -238,17 +238,40 @@ def test_memory_limit(runner: ChildRunner) -> None:
     assert runner.call(os.getpid) == child
 
 
+def keep(num_bytes: int) -> tuple[int, int]:
+    """Leak memory; return how often this process has done so, and which it is."""
+    kept = sys.modules["sys"].__dict__.setdefault("_kept", [])
+    kept.append(bytearray(num_bytes))
+    return len(kept), os.getpid()
+
+
 @needs_linux
 def test_memory_limit_is_relative_to_what_the_child_has(runner: ChildRunner) -> None:
-    def keep(num_bytes: int) -> int:
-        kept = sys.modules["sys"].__dict__.setdefault("_kept", [])
-        kept.append(bytearray(num_bytes))
-        return len(kept)
-
-    assert runner.call(keep, 150 * MIB, memory_bytes=256 * MIB) == 1
-    assert runner.call(keep, 150 * MIB, memory_bytes=256 * MIB) == 2
+    number, child = runner.call(keep, 100 * MIB, memory_bytes=256 * MIB)
+    assert number == 1
+    assert runner.call(keep, 200 * MIB, memory_bytes=256 * MIB) == (2, child)
     with pytest.raises(ProcessDiedError, match="exit code 0"):
         runner.call(os._exit, 0)
+
+
+@needs_linux
+def test_a_child_that_has_kept_too_much_is_replaced(runner: ChildRunner) -> None:
+    calls = [runner.call(keep, 20 * MIB, memory_bytes=100 * MIB) for _ in range(7)]
+    assert [number for number, _ in calls] == [1, 2, 3, 1, 2, 3, 1]
+    assert len({child for _, child in calls}) == 3
+    assert [runner.call(keep, 20 * MIB)[0] for _ in range(4)] == [2, 3, 4, 5]  # there is no limit
+
+
+@needs_linux
+def test_an_error_comes_from_a_child_that_is_replaced(runner: ChildRunner) -> None:
+    def keep_and_raise() -> None:
+        keep(80 * MIB)
+        raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            runner.call(keep_and_raise, memory_bytes=100 * MIB)
+    assert runner.call(keep, MIB, memory_bytes=100 * MIB)[0] == 1
 
 
 @needs_linux

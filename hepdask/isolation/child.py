@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import cloudpickle
 
 from hepdask.isolation.exceptions import pack_failure
-from hepdask.isolation.frames import read_frame, write_frame
+from hepdask.isolation.frames import READY, SPENT, read_frame, write_frame
 
 if TYPE_CHECKING:
     import socket
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["find_prctl", "run_child"]
 
 _PR_SET_PDEATHSIG = 1
+#: Part of what a call may allocate that earlier calls may have left behind: so a child never has more than 1.5 times of it.
+MAX_LEFT_BEHIND = 0.5
 
 
 def run_child(
@@ -50,15 +52,21 @@ def run_child(
     faulthandler.enable(crash_fd, all_threads=False)
     # what the user's code forks must not keep the connection alive when this process is dead, nor answer on it
     os.register_at_fork(after_in_child=data.close)
+    num_bytes_at_start = _own_bytes()
     while True:
         try:
             header = read_frame(data)
             packed = read_frame(data)
         except (EOFError, ConnectionError):
             os._exit(0)
-        reply = _answer(header, packed)
+        environment, path, memory_bytes = pickle.loads(header)
+        reply = _answer(environment, path, memory_bytes, packed)
         del packed
         write_frame(data, reply)
+        del reply
+        num_left_bytes = _own_bytes() - num_bytes_at_start
+        is_spent = memory_bytes is not None and num_left_bytes > MAX_LEFT_BEHIND * memory_bytes
+        write_frame(data, SPENT if is_spent else READY)
 
 
 def find_prctl() -> Callable[..., int] | None:
@@ -96,9 +104,10 @@ def _reseed() -> None:
         sys.modules["numpy"].random.seed()
 
 
-def _answer(header: bytearray, packed: bytearray) -> bytes:
+def _answer(
+    environment: dict[str, str] | None, path: list[str], memory_bytes: int | None, packed: bytearray
+) -> bytes:
     try:
-        environment, path, memory_bytes = pickle.loads(header)
         if environment is not None:
             os.environ.clear()
             os.environ.update(environment)
@@ -112,6 +121,17 @@ def _answer(header: bytearray, packed: bytearray) -> bytes:
     if is_memory_error:
         gc.collect()  # what the traceback held may be most of the memory
     return reply
+
+
+def _own_bytes() -> int:
+    """Return the memory that this process shares with no file and no other program; 0 where it isn't known."""
+    sizes = Path("/proc/self/statm")
+    if not sizes.exists():
+        return 0
+    import resource
+
+    _, resident, shared, *_ = map(int, sizes.read_text(encoding="ascii").split())
+    return (resident - shared) * resource.getpagesize()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hepdask.isolation.calls import Death, describe_end
-from hepdask.isolation.frames import FORK, KILL, is_readable, now, read_frame, write_frame
+from hepdask.isolation.frames import FORK, KILL, SPENT, is_readable, now, read_frame, write_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +54,8 @@ class ChildEnd:
     def __init__(self, data: socket.socket) -> None:
         self._data = data
         self._is_new = True
+        #: True if earlier calls have left so much in its memory that it is to be replaced
+        self.is_spent = False
 
     def ask(self, call: Call) -> bytearray:
         """Send a call and wait for its answer.
@@ -72,7 +74,12 @@ class ChildEnd:
         self._is_new = False
         write_frame(self._data, header, deadline)
         write_frame(self._data, call.packed, deadline)
-        return read_frame(self._data, deadline)
+        reply = read_frame(self._data, deadline)
+        try:
+            self.is_spent = read_frame(self._data, deadline) == SPENT
+        except (EOFError, OSError):  # the answer is here, whatever has happened since
+            self.is_spent = True
+        return reply
 
     def is_gone(self) -> bool:
         """Return whether the child is dead, when it has nothing to answer."""

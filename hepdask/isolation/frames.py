@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["FORK", "KILL", "is_readable", "now", "read_frame", "write_frame"]
+__all__ = ["FORK", "KILL", "READY", "SPENT", "is_readable", "now", "read_frame", "write_frame"]
 
 #: Orders to the server: to fork a child, sent with the child's end of its socket; to kill it.
 FORK = b"F"
 KILL = b"K"
+#: What a child says after each answer: whether it may have another call, or has kept too much memory.
+READY = b"R"
+SPENT = b"S"
 _LENGTH = struct.Struct("!Q")
 
 

@@ -73,8 +73,8 @@ class ChildRunner:
     ) -> Any:
         """Call a function in the child.
 
-        The child is the one of the previous call, if that one still lives: what a call leaves behind in its modules,
-        the next one finds. A new child has the environment variables of this process at that time. If the server dies
+        The child is the one of the previous call, if that one still lives and has not kept more than half of
+        `memory_bytes`: what a call leaves behind in its modules, the next one finds. A new child has the environment variables of this process at that time. If the server dies
         during a call, it is started anew, and the function is called a second time.
 
         Parameters
@@ -152,7 +152,7 @@ class ChildRunner:
             raise ServerEndedError("closed")
         child = self._ready_child(server)
         try:
-            return child.ask(call)
+            reply = child.ask(call)
         except TimeoutError:
             self._kill_child(server)
             raise time_limit_error(call) from None
@@ -166,6 +166,9 @@ class ChildRunner:
             # Ctrl-C, or no memory for the answer: it must not be taken for that of the next call
             self._kill_child(server)
             raise
+        if child.is_spent:
+            self._kill_child(server)
+        return reply
 
     def _ready_server(self) -> ServerEnd:
         if self._server is None:

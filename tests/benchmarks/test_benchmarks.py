@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import many_ranges, plan_scale, poison, resume, store_cost
+from tests.benchmarks import (
+    many_ranges,
+    plan_scale,
+    poison,
+    random_kills,
+    resume,
+    store_cost,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -29,6 +36,24 @@ def test_poison() -> None:
     assert outcome.num_processed == 799
     assert outcome.lost_entries == [(499, 500)]
     assert outcome.num_deaths == 1
+
+
+def test_random_kills() -> None:
+    from distributed import Client
+
+    with Client(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address=":0",
+        silence_logs=50,
+        set_as_default=False,
+    ) as client:
+        outcome = random_kills.measure(
+            client, num_ranges=20, seconds_per_range=0.2, kill_seconds=0.5
+        )
+    assert outcome.num_kills >= 1
+    assert outcome.is_complete
+    assert outcome.has_same_bits
 
 
 def test_plan_scale() -> None:

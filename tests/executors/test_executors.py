@@ -14,6 +14,7 @@ from tests import example_processors as examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from hepdask.executors import Executor
     from tests.conftest import NanoFiles
@@ -230,3 +231,48 @@ def test_results_can_be_pickled(executor: Executor, fileset: dict[str, Any]) -> 
     failures = pickle.loads(pickle.dumps(tuple(result.failures)))
     assert failures == tuple(result.failures)
     assert failures[0].exception is None
+
+
+def test_too_many_failures_end_a_run(executor: Executor, fileset: dict[str, Any]) -> None:
+    options = {"skipbadfiles": ZeroDivisionError, "max_failed_fraction": 0.1}
+    with pytest.raises(RunError, match=r"max_failed_fraction=0\.1 allows") as caught:
+        run(executor, fileset, examples.RaisesFrom(50), **options)
+    result = caught.value.partial_result
+    total = result.completeness.total
+    assert total.num_entries_failed > 28
+    assert "max_failed_fraction" in result.stopped_by
+    result.completeness.check()
+
+
+def test_few_failures_are_skipped(executor: Executor, fileset: dict[str, Any]) -> None:
+    options = {"skipbadfiles": ZeroDivisionError, "max_failed_fraction": 0.1}
+    result = run(executor, fileset, examples.RaisesAt(60), **options)
+    assert result.completeness.total.num_entries_failed == 10
+
+
+def test_the_same_mistake_everywhere_ends_a_run(
+    executor: Executor, fileset: dict[str, Any]
+) -> None:
+    with pytest.raises(RunError, match=r"\d+ ranges have failed in the same way \(ZeroDivision"):
+        run(executor, fileset, examples.RaisesFrom(0), skipbadfiles=ZeroDivisionError)
+
+
+def test_a_store_gives_the_same_bits_and_no_work(
+    executor: Executor, fileset: dict[str, Any], tmp_path: Path
+) -> None:
+    reference = run(LocalExecutor(), fileset, examples.Weighted())
+    first = run(executor, fileset, examples.Weighted(), store=tmp_path / "store")
+    second = run(executor, fileset, examples.Weighted(), store=tmp_path / "store")
+    assert bits(first.output) == bits(second.output) == bits(reference.output)
+    assert second.metrics.num_tasks == 0
+    assert second.metrics.total.num_ranges == 0
+    assert second.metrics.total.num_stored_entries == 289
+    assert second.completeness == first.completeness
+
+
+def test_messages_come_with_the_result(executor: Executor, fileset: dict[str, Any]) -> None:
+    result = run(executor, fileset, examples.Warns())
+    (message,) = [one for one in result.messages if "muons" in one.text]
+    assert message.level == "warning"
+    assert message.count == result.metrics.total.num_ranges
+    assert "muons" in result.report()

@@ -49,7 +49,7 @@ from tests.faults.injection import (
     write_events,
 )
 from tests.faults.invariants import Facts, check_result
-from tests.faults.rounds import Fault, Round, draw_round
+from tests.faults.rounds import HANGING, Fault, Round, draw_round
 from tests.servers import FAST_XROOTD, XrdServer
 
 if TYPE_CHECKING:
@@ -59,11 +59,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "main", "run_round", "soak"]
 
-ROUND_SECONDS = 180.0
+ROUND_SECONDS = 400.0
 MAX_RESUMES = 4
-POLICY = RecoveryPolicy(
-    wait_seconds=0.2, max_wait_seconds=1, max_silent_seconds=5, max_range_seconds=3
-)
+#: A range that hangs is found after this time. Innocent ones must never take so long, however busy the machine is.
+HANG_SECONDS = 10.0
 SKIPS = {
     "all": (
         AccumulatorError,
@@ -268,11 +267,20 @@ class Stage:
             executor,
             schema=self.one.schema,
             chunksize=self.one.chunksize,
-            recovery=POLICY,
+            recovery=self._policy(),
             xrootdtimeout=5,
             metadata_cache=False,
             progress=False,
             **options,
+        )
+
+    def _policy(self) -> RecoveryPolicy:
+        hangs = not self.one.hows.isdisjoint(HANGING)
+        return RecoveryPolicy(
+            wait_seconds=0.2,
+            max_wait_seconds=1,
+            max_silent_seconds=5,
+            max_range_seconds=HANG_SECONDS if hangs else 60,
         )
 
     def _run(self, runner: Runner, fileset: dict[str, Any], processor: Any) -> RunResult:

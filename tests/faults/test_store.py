@@ -390,7 +390,7 @@ def test_a_killed_client_loses_little(some_bench: Bench, nano_files: NanoFiles) 
     with child_run(some_bench, fileset, 0.1) as process:
         process.kill()
     threading.Event().wait(0.5)  # what workers have begun they finish
-    first = some_bench.calls(); print("FIRST", len(first), some_bench.objects())
+    first = some_bench.calls()
     result = some_bench.run(fileset, some_bench.processor(seconds=0.1))
     second = some_bench.calls()
     assert set(first) | set(second) == set(all_calls(fileset))
