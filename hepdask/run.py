@@ -328,9 +328,7 @@ def _missing_files(state: _State) -> list[InputFile]:
     return missing
 
 
-def _find_gaps(
-    bounds: tuple[int, int], spans: Iterable[tuple[int, int]]
-) -> list[tuple[int, int]]:
+def _find_gaps(bounds: tuple[int, int], spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return what of a range is not done: one that was halved may have been done in part."""
     start, stop = bounds
     if start == stop:  # the one range of an empty file

@@ -71,7 +71,7 @@ ORDER_WITHIN = {
     "isolation": ("frames", "exceptions", "calls", "child", "server", "ends", "runner"),
     "fileset": ("problems", "values", "documents", "inputs", "dialects"),
     "metadata": ("branches", "facts", "cache"),
-    "readers": ("handles", "branches", "nanoevents", "arrays"),
+    "readers": ("handles", "damage", "branches", "nanoevents", "arrays"),
     "fingerprint": (
         "atoms",
         "files",

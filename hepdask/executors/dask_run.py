@@ -174,8 +174,17 @@ class DaskRun:
             self._abandon(LOST)
         elif self._stopped_by and self._has_lost_all_workers():
             self._is_abandoned = True
-        elif self._watch.look() and not self._stopped_by:
-            self._copy_late()
+        elif self._watch.look():
+            self._count_full()
+            if not self._stopped_by:
+                self._copy_late()
+
+    def _count_full(self) -> None:
+        """Let workers that were full count as dead: if there are more, tasks run in child processes, which are replaced."""
+        while self._watch.replaced:
+            keys = [MARKS, self._run_id, "died", self._watch.replaced.pop()]
+            with suppress(*LOST_ERRORS):
+                ask(self._client, "set_metadata", keys=keys, value=True)
 
     def _settle(self, node: Node, future: Any, display: Display) -> None:
         """Take note of a task that is done, or can't be run."""

@@ -214,39 +214,41 @@ def _marked(info: RunInfo) -> Iterator[bool]:
     """
     worker = get_worker()
     has_died, num_deaths = sync(worker.loop, _mark_begun, worker.scheduler, info)
-    version = process_health().version
     try:
         yield info.is_suspect or has_died or num_deaths >= MAX_DEATHS
     finally:
-        has_news = process_health().version != version
-        sync(worker.loop, _mark_ended, worker, info, has_news)
+        keys = [MARKS, info.run_id, "begun", info.key]
+        sync(worker.loop, worker.scheduler.set_metadata, keys=keys, value=False)
+
+
+@contextmanager
+def _shared_endpoints() -> Iterator[None]:
+    """Learn what other workers know of the health of endpoints, tell them what becomes known, and share slots."""
+    worker = get_worker()
+    known = sync(worker.loop, worker.scheduler.get_metadata, keys=[HEALTH], default={})
+    for exported in known.values():
+        process_health().merge(exported)
+    version = process_health().version
+    try:
+        with slots_from(ClusterSlots()):
+            yield
+    finally:
+        if process_health().version != version:
+            keys, value = [HEALTH, worker.address], process_health().export()
+            sync(worker.loop, worker.scheduler.set_metadata, keys=keys, value=value)
 
 
 async def _mark_begun(scheduler: Any, info: RunInfo) -> tuple[bool, int]:
-    """Mark a task as begun; return whether it was so before, and how many workers have died in the run.
-
-    What other workers know of the health of endpoints comes with it.
-    """
+    """Mark a task as begun; return whether it was so before, and how many workers have died in the run."""
     begun, died = [MARKS, info.run_id, "begun", info.key], [MARKS, info.run_id, "died"]
-    has_died, deaths, health = await asyncio.gather(
+    has_died, deaths = await asyncio.gather(
         scheduler.get_metadata(keys=begun, default=False),
         scheduler.get_metadata(keys=died, default={}),
-        scheduler.get_metadata(keys=[HEALTH], default={}),
     )
-    for exported in health.values():
-        process_health().merge(exported)
     if has_died:
         await scheduler.set_metadata(keys=[*died, info.key], value=True)
     await scheduler.set_metadata(keys=begun, value=True)
     return has_died, len({*deaths, info.key} if has_died else deaths)
-
-
-async def _mark_ended(worker: Any, info: RunInfo, has_news: bool) -> None:
-    """Mark a task as ended; tell the others what became known of the health of endpoints."""
-    scheduler = worker.scheduler
-    await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=False)
-    if has_news:
-        await scheduler.set_metadata(keys=[HEALTH, worker.address], value=process_health().export())
 
 
 class ClusterSlots:
@@ -340,7 +342,7 @@ def merge_task(
 def call_packed(packed: bytes) -> Any:
     """Call a pickled function with its pickled arguments."""
     function, items = cloudpickle.loads(packed)
-    with slots_from(ClusterSlots()):
+    with _shared_endpoints():
         return function(items)
 
 

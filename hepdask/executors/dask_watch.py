@@ -1,4 +1,4 @@
-"""Workers that are silent, and tasks that take too long: what the scheduler doesn't see, or sees late."""
+"""Workers that are silent or full, and tasks that take too long: what the scheduler doesn't see, or leaves as it is."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ import cloudpickle
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["ClusterWatch", "Pace"]
 
 #: How often the scheduler is asked when it last heard of its workers, and what these do.
 LOOK_SECONDS = 2.0
+#: A worker whose memory is nearly full is paused by dask, for ever if nothing is freed: what the user's code has kept
+#: never is. After so long without running anything, it is replaced.
+PAUSED_SECONDS = 10.0
+#: How long it may take to move its results to other workers before.
+MOVE_SECONDS = 60.0
 #: A task is run a second time on an idle worker when it takes so many times what its like have taken ...
 MAX_RATIO = 2.0
 #: ... and so much longer, as starting a copy costs a little, too.
@@ -62,6 +67,10 @@ class ClusterWatch:
         self._seen: dict[str, tuple[float, str]] = {}
         #: what the scheduler says of its last news from each worker, and since when it says so
         self._heard: dict[str, tuple[float, float]] = {}
+        #: since when workers are paused and run nothing
+        self._paused: dict[str, float] = {}
+        #: workers that were full
+        self.replaced: set[str] = set()
         self.num_threads = 0
         self.num_busy = 0
 
@@ -81,6 +90,7 @@ class ClusterWatch:
             workers = ask(self._client, "identity", n_workers=-1)["workers"]
             processing = ask(self._client, "processing", workers=None)
             self._drop_silent(workers)
+            self._replace_full(workers)
             self._note(workers, processing, now)
             return True
         return False
@@ -125,16 +135,48 @@ class ClusterWatch:
             if self._heard.get(name, (0.0, 0.0))[0] != one["last_seen"]:
                 self._heard[name] = (one["last_seen"], now)
         silent = [name for name in workers if now - self._heard[name][1] > limit]
-        if silent:
-            drop = cloudpickle.dumps(_make_dropper())
-            arguments, options = cloudpickle.dumps(()), cloudpickle.dumps({"addresses": silent})
-            ask(self._client, "run_function", function=drop, args=arguments, kwargs=options)
+        self._remove(silent, move_seconds=0.0)
+
+    def _replace_full(self, workers: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        # one without a nanny would not come back
+        idle = [name for name, one in workers.items() if one["nanny"] and _is_stuck(one)]
+        self._paused = {name: self._paused.get(name, now) for name in idle}
+        full = [name for name in idle if now - self._paused[name] > PAUSED_SECONDS]
+        if full and all(one["status"] == "paused" for one in workers.values()):
+            # nobody can take its results, so the one that has the least; it then takes those of the next
+            full = [min(full, key=lambda name: _num_result_bytes(workers[name]))]
+            self._paused.clear()
+        self._remove(full, move_seconds=MOVE_SECONDS)
+        self.replaced.update(full)
+
+    def _remove(self, addresses: Sequence[str], *, move_seconds: float) -> None:
+        if not addresses:
+            return
+        options = {"addresses": list(addresses), "move_seconds": move_seconds}
+        ask(
+            self._client,
+            "run_function",
+            function=cloudpickle.dumps(_make_remover()),
+            args=cloudpickle.dumps(()),
+            kwargs=cloudpickle.dumps(options),
+        )
 
 
-def _make_dropper() -> Any:
+def _is_stuck(worker: Mapping[str, Any]) -> bool:
+    counts = worker["metrics"].get("task_counts", {})
+    is_busy = counts.get("executing", 0) or counts.get("long-running", 0)
+    return worker["status"] == "paused" and not is_busy
+
+
+def _num_result_bytes(worker: Mapping[str, Any]) -> int:
+    return int(worker["metrics"].get("managed_bytes", 0))
+
+
+def _make_remover() -> Any:
     """Make the function that removes workers from a scheduler, which need not have hepdask: so it is sent by value."""
 
-    async def drop(dask_scheduler: Any, addresses: list[str]) -> None:
+    async def remove(dask_scheduler: Any, addresses: list[str], move_seconds: float) -> None:
         import asyncio
 
         from distributed.core import rpc
@@ -147,15 +189,27 @@ def _make_dropper() -> Any:
             except (TimeoutError, OSError):
                 pass
 
-        for address in addresses:
+        async def move_results(address: str) -> None:
+            try:
+                retiring = dask_scheduler.retire_workers(workers=[address], remove=False)
+                await asyncio.wait_for(retiring, move_seconds)
+            except TimeoutError:
+                pass
+
+        async def remove_one(address: str) -> None:
             state = dask_scheduler.workers.get(address)
             if state is None:
-                continue
+                return
+            if move_seconds:
+                await move_results(address)
             # first of all its tasks go elsewhere; expected: they are not to blame
             await dask_scheduler.remove_worker(
-                address, stimulus_id="hepdask-silent-worker", expected=True
+                address, stimulus_id="hepdask-removes-worker", expected=True
             )
             if state.nanny:
-                dask_scheduler._ongoing_background_tasks.call_soon(end, state.nanny)
+                await end(state.nanny)
 
-    return drop
+        for address in addresses:
+            dask_scheduler._ongoing_background_tasks.call_soon(remove_one, address)
+
+    return remove

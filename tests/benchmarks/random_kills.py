@@ -34,7 +34,7 @@ class Outcome:
     healthy_seconds: float
     disturbed_seconds: float
     num_kills: int
-    restart_seconds: float
+    missing_seconds: float
     is_complete: bool
     has_same_bits: bool
 
@@ -44,7 +44,7 @@ class Outcome:
         ratio = self.disturbed_seconds / self.healthy_seconds
         return (
             f"{self.num_kills} workers killed at random: {state}, {bits}; {self.disturbed_seconds:.1f} s instead of "
-            f"{self.healthy_seconds:.1f} s (ratio {ratio:.2f}); {self.restart_seconds:.1f} s of a worker were spent on restarts"
+            f"{self.healthy_seconds:.1f} s (ratio {ratio:.2f}); {self.missing_seconds:.1f} worker seconds were lost to restarts"
         )
 
 
@@ -67,7 +67,7 @@ def measure(
     seconds_per_range : float
         That the processor waits.
     kill_seconds : float
-        From the return of one worker to the next kill.
+        From one kill to the next.
     seed : int
         Chooses the victims.
     """
@@ -94,59 +94,65 @@ def measure(
     return Outcome(
         times[1] - times[0],
         times[2] - times[1],
-        len(kills),
-        sum(kills),
+        kills.count,
+        kills.missing_seconds,
         disturbed.is_complete,
         has_same_bits,
     )
 
 
+@dataclass(slots=True)
+class _Kills:
+    count: int = 0
+    missing_seconds: float = 0.0
+
+
 @contextmanager
-def _kill_at_random(client: Client, seconds: float, seed: int) -> Iterator[list[float]]:
-    """Kill workers as long as the context is open; yield how long each was away."""
+def _kill_at_random(client: Client, seconds: float, seed: int) -> Iterator[_Kills]:
+    """Kill workers as long as the context is open; yield how many, and how long workers were missing."""
     randomly = random.Random(seed)
     ended = threading.Event()
-    away: list[float] = []
+    kills = _Kills()
     num_workers = len(client.nthreads())
 
-    def kill() -> None:
-        while not ended.wait(seconds):
-            # those that have registered: a nanny gives up if its worker dies before
-            pids = [one for one in client.run(os.getpid, on_error="ignore").values() if one]
-            if len(pids) < num_workers:
-                continue
-            with suppress(ProcessLookupError):
-                os.kill(randomly.choice(pids), signal.SIGKILL)
-            away.append(_wait_for_workers(client, num_workers, ended))
+    def watch() -> None:
+        last = time.perf_counter()
+        next_kill = last + seconds
+        while not ended.wait(0.05):
+            now = time.perf_counter()
+            kills.missing_seconds += (num_workers - len(client.nthreads())) * (now - last)
+            last = now
+            if now >= next_kill:
+                next_kill += seconds
+                kills.count += _kill_one(client, randomly)
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield away
+        yield kills
     finally:
         ended.set()
         thread.join()
 
 
-def _wait_for_workers(client: Client, num_workers: int, ended: threading.Event) -> float:
-    started = time.perf_counter()
-    ended.wait(0.2)  # for the scheduler to see it
-    while len(client.nthreads()) < num_workers and not ended.wait(0.05):
-        pass
-    return time.perf_counter() - started
+def _kill_one(client: Client, randomly: random.Random) -> int:
+    # one that has registered: a nanny gives up if its worker dies before
+    pids = [one for one in client.run(os.getpid, on_error="ignore").values() if one]
+    if not pids:
+        return 0
+    with suppress(ProcessLookupError):
+        os.kill(randomly.choice(sorted(pids)), signal.SIGKILL)
+    return 1
 
 
 def main() -> None:
     """Measure at full size."""
     from distributed import Client
 
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        print(measure(cluster, client, num_ranges=600, seconds_per_range=0.2, kill_seconds=2.0))
+    with Client(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+    ) as client:
+        print(measure(client, num_ranges=600, seconds_per_range=0.2, kill_seconds=2.0))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What is computed a second time: after a run was stopped at 90%, after it was finished, after a file was appended.
 
 ``python -m tests.benchmarks.resume`` runs it at full size: 200 ranges of 0.1 s on two workers for the first two, 1,001
-small files for the third. What counts is the wall time of the ranges on the workers (`Counters.wall_seconds`).
-Medians of three, each with a new store.
+small files for the third. What counts is the CPU time of the ranges on the workers (`Counters.cpu_seconds`): the two runs
+that are compared come one after the other, and a busy machine makes wall times of one of them longer. Medians of three,
+each with a new store.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Resumed:
     processed : list of float
         Share of the entries that the stopped run processed.
     resumed : list of float
-        Processing time of the run that went on from there, over that of a run from the beginning.
+        CPU time of the run that went on from there, over that of a run from the beginning.
     rerun_seconds : list of float
         Wall time of running it once more.
     num_tasks : int
@@ -92,7 +93,7 @@ class Appended:
     Attributes
     ----------
     shares : list of float
-        Processing time of the run with one file more, over that of the run before.
+        CPU time of the run with one file more, over that of the run before.
     num_ranges : list of int
         Ranges that were processed for it.
     num_files : int
@@ -145,9 +146,7 @@ def measure_resume(
             again = run.run(fileset, processor)
             found.rerun_seconds.append(time.perf_counter() - started)
             found.processed.append(done / full.output["entries"])
-            found.resumed.append(
-                resumed.metrics.total.wall_seconds / full.metrics.total.wall_seconds
-            )
+            found.resumed.append(resumed.metrics.total.cpu_seconds / full.metrics.total.cpu_seconds)
             num_tasks += again.metrics.num_tasks + again.metrics.num_merges
             if not full.output == resumed.output == again.output:
                 raise AssertionError("the outputs differ")
@@ -182,7 +181,7 @@ def measure_append(
             all_of_them = run.run(before, "Events", processor)
             one_more = run.run(after, "Events", processor)
             ours, theirs = one_more.metrics.total, all_of_them.metrics.total
-            found.shares.append(ours.wall_seconds / theirs.wall_seconds)
+            found.shares.append(ours.cpu_seconds / theirs.cpu_seconds)
             found.num_ranges.append(ours.num_ranges)
             if one_more.output["entries"] != len(paths) * NUM_EVENTS_PER_RANGE:
                 raise AssertionError(f"{one_more.output['entries']} entries")
