@@ -212,6 +212,7 @@ class _Pace:
 
     seconds: float = 0.0
     has_failed: bool = False
+    is_seen: bool = False
 
 
 _paces: dict[Checkpoints, _Pace] = {}
@@ -289,6 +290,7 @@ class Checkpoints:
         value = (result.accumulator, result.processed, _without_complaints(result.messages))
         summary = {"num_entries": result.num_entries}
         try:
+            self._check_seen(pace)
             self.section.save(result.key, value, summary=summary)
         except StoreError as error:
             # once said is enough: the next one will most likely fail, too
@@ -299,6 +301,15 @@ class Checkpoints:
             pace.seconds = time.perf_counter() - started
         cost = PartialMetrics(hosts={host_name(): Counters(store_seconds=pace.seconds)})
         return replace(result, metrics=result.metrics + cost, unsaved_seconds=0.0)
+
+    def _check_seen(self, pace: _Pace) -> None:
+        """Check that this machine sees the store that the client sees: a directory may be another one here."""
+        pace.is_seen = pace.is_seen or bool(self.section.read_about())
+        if not pace.is_seen:
+            raise StoreError(
+                f"{host_name()} does not see the store {self.section.url} that the client sees: take a directory that all "
+                "machines share, or a URL"
+            )
 
     def merge(
         self, left: PartialResult, right: PartialResult, *, key: str, worker: str

@@ -40,7 +40,13 @@ counts_of_files = st.lists(st.lists(st.integers(0, 7), max_size=7), max_size=4)
 
 @pytest.fixture
 def section(tmp_path: Path) -> Section:
-    return Store(tmp_path / "store").section(CODE)
+    return described(Store(tmp_path / "store").section(CODE))
+
+
+def described(section: Section) -> Section:
+    """Write what a run writes before its first task: by it others know that they see the same place."""
+    section.describe({"processor": "Weighted"})
+    return section
 
 
 def input_file(dataset: str = "a", file_path: str = "0.root", **facts: Any) -> InputFile:
@@ -215,7 +221,7 @@ def test_each_task_is_told_what_is_below_it(counts: list[list[int]], data: st.Da
 
 
 def memory_section() -> Section:
-    return Store(f"memory://{uuid.uuid4().hex}").section(CODE)
+    return described(Store(f"memory://{uuid.uuid4().hex}").section(CODE))
 
 
 # What is kept
@@ -433,3 +439,13 @@ def test_what_can_not_be_pickled_is_a_message_too(section: Section) -> None:
     result = Checkpoints(section).save(whole(node, keys, (number for number in "abc")))
     (message,) = result.messages
     assert "can't be pickled" in message.text
+
+
+def test_a_store_that_this_machine_does_not_see(tmp_path: Path) -> None:
+    """A worker elsewhere would make a directory of its own, where nobody looks."""
+    unseen = Checkpoints(Store(tmp_path / "store").section(CODE))
+    kept = unseen.save(PartialResult(1.0, is_whole=True, key="ab" * 24, unsaved_seconds=1.0))
+    assert kept.unsaved_seconds == 1.0
+    (message,) = kept.messages
+    assert "does not see the store" in message.text
+    assert not (tmp_path / "store").exists()

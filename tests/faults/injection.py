@@ -236,13 +236,18 @@ class Outages:
             os.kill(self._server.pid, signal.SIGTERM)
         self._later(seconds, self._server.start)
 
-    def end(self) -> None:
-        """Let it run again, now."""
+    def end(self, *, restart: bool = False) -> None:
+        """Let it run again, now; a restart lets it forget the files that it has open."""
         for timer in self._timers:
             timer.cancel()
             timer.join()
-        for action in (self._server.resume, self._server.start):
-            with suppress(RuntimeError):  # it was not paused, or runs already
+        actions = [
+            self._server.resume,
+            *([self._server.kill] if restart else []),
+            self._server.start,
+        ]
+        for action in actions:
+            with suppress(RuntimeError):  # it was not paused, or doesn't run, or runs already
                 action()
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:

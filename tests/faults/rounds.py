@@ -174,7 +174,7 @@ def draw_round(seed: int) -> Round:
         seed=seed,
         files=files,
         source=source,
-        schema=random.choice(["NanoAODSchema", None]),
+        schema=random.choice(["NanoAODSchema", None, None]),
         chunksize=chunksize,
         max_ranges_per_task=random.choice([None, 1, 1, 2, 3, 7]),
         split_every=random.choice([2, 2, 3, 8]),

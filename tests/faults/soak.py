@@ -191,11 +191,12 @@ class Stage:
     def repair(self) -> None:
         """Put files and servers right."""
         self.workers.wake_all()
-        for outage in self.outages:
-            outage.end()
         for file in self.one.files:
             for place in self.places:
                 restore(self._intact / file.name, place / file.name)
+        for outage in self.outages:
+            # an XRootD server goes on to serve what was replaced, as long as any client has it open
+            outage.end(restart=bool(self.facts.file_faults))
         self.facts.file_faults.clear()
         self.facts.late_file_faults.clear()
         self.facts.down_servers.clear()
