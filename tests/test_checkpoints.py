@@ -394,9 +394,14 @@ def test_what_can_not_be_unpickled_is_computed_again(section: Section) -> None:
 # What can't be written
 
 
+def put_a_file_in_the_way(place: Path) -> None:
+    shutil.rmtree(place)
+    place.write_text("in the way")
+
+
 def test_what_can_not_be_kept_is_said_once_in_each_run(section: Section, tmp_path: Path) -> None:
     keys, node = one_node()
-    (tmp_path / "store").write_text("in the way")
+    put_a_file_in_the_way(tmp_path / "store")
     result = whole(node, keys)
     for run_id in ("one", "two"):
         writer = Checkpoints(section, run_id)
@@ -411,7 +416,7 @@ def test_what_can_not_be_kept_is_said_once_in_each_run(section: Section, tmp_pat
 
 def test_processes_say_the_same(section: Section, tmp_path: Path) -> None:
     keys, _ = one_node()
-    (tmp_path / "store").write_text("in the way")
+    put_a_file_in_the_way(tmp_path / "store")
     said = [
         Checkpoints(section, str(start)).save(whole(Node(start, start + 1), keys)).messages
         for start in range(3)
@@ -422,12 +427,13 @@ def test_processes_say_the_same(section: Section, tmp_path: Path) -> None:
 def test_what_was_wrong_with_the_store_is_not_kept_in_it(section: Section, tmp_path: Path) -> None:
     keys, node = one_node()
     place = tmp_path / "store"
-    place.write_text("in the way")
+    put_a_file_in_the_way(place)
     writer = Checkpoints(section)
     own = Messages.of("warning", "UserWarning", "careful")
     result = writer.save(replace(whole(node, keys), messages=own))
     assert len(result.messages) == 2
     place.unlink()
+    described(section)
     assert len(writer.save(result).messages) == 2
     loaded = writer.load(keys.key(node))
     assert loaded is not None
