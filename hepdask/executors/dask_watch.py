@@ -13,7 +13,7 @@ import cloudpickle
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["ClusterWatch", "Pace"]
 
@@ -135,7 +135,7 @@ class ClusterWatch:
             if self._heard.get(name, (0.0, 0.0))[0] != one["last_seen"]:
                 self._heard[name] = (one["last_seen"], now)
         silent = [name for name in workers if now - self._heard[name][1] > limit]
-        self._remove(silent, move_seconds=0.0)
+        self._call_on_scheduler(_make_dropper(), silent)
 
     def _replace_full(self, workers: Mapping[str, Any]) -> None:
         now = time.monotonic()
@@ -147,20 +147,18 @@ class ClusterWatch:
             # nobody can take its results, so the one that has the least; it then takes those of the next
             full = [min(full, key=lambda name: _num_result_bytes(workers[name]))]
             self._paused.clear()
-        self._remove(full, move_seconds=MOVE_SECONDS)
+        self._call_on_scheduler(_make_replacer(MOVE_SECONDS), full)
         self.replaced.update(full)
 
-    def _remove(self, addresses: Sequence[str], *, move_seconds: float) -> None:
-        if not addresses:
-            return
-        options = {"addresses": list(addresses), "move_seconds": move_seconds}
-        ask(
-            self._client,
-            "run_function",
-            function=cloudpickle.dumps(_make_remover()),
-            args=cloudpickle.dumps(()),
-            kwargs=cloudpickle.dumps(options),
-        )
+    def _call_on_scheduler(self, function: Any, addresses: list[str]) -> None:
+        if addresses:
+            ask(
+                self._client,
+                "run_function",
+                function=cloudpickle.dumps(function),
+                args=cloudpickle.dumps(()),
+                kwargs=cloudpickle.dumps({"addresses": addresses}),
+            )
 
 
 def _is_stuck(worker: Mapping[str, Any]) -> bool:
@@ -173,10 +171,10 @@ def _num_result_bytes(worker: Mapping[str, Any]) -> int:
     return int(worker["metrics"].get("managed_bytes", 0))
 
 
-def _make_remover() -> Any:
+def _make_dropper() -> Any:
     """Make the function that removes workers from a scheduler, which need not have hepdask: so it is sent by value."""
 
-    async def remove(dask_scheduler: Any, addresses: list[str], move_seconds: float) -> None:
+    async def drop(dask_scheduler: Any, addresses: list[str]) -> None:
         import asyncio
 
         from distributed.core import rpc
@@ -189,27 +187,41 @@ def _make_remover() -> Any:
             except (TimeoutError, OSError):
                 pass
 
-        async def move_results(address: str) -> None:
+        for address in addresses:
+            state = dask_scheduler.workers.get(address)
+            if state is None:
+                continue
+            # first of all its tasks go elsewhere; expected: they are not to blame
+            await dask_scheduler.remove_worker(
+                address, stimulus_id="hepdask-silent-worker", expected=True
+            )
+            if state.nanny:
+                dask_scheduler._ongoing_background_tasks.call_soon(end, state.nanny)
+
+    return drop
+
+
+def _make_replacer(move_seconds: float) -> Any:
+    """Make the function that lets nannies restart workers, after their results were moved if somebody can take them."""
+
+    async def replace(dask_scheduler: Any, addresses: list[str]) -> None:
+        import asyncio
+
+        async def replace_one(address: str) -> None:
             try:
                 retiring = dask_scheduler.retire_workers(workers=[address], remove=False)
                 await asyncio.wait_for(retiring, move_seconds)
             except TimeoutError:
                 pass
-
-        async def remove_one(address: str) -> None:
-            state = dask_scheduler.workers.get(address)
-            if state is None:
-                return
-            if move_seconds:
-                await move_results(address)
-            # first of all its tasks go elsewhere; expected: they are not to blame
-            await dask_scheduler.remove_worker(
-                address, stimulus_id="hepdask-removes-worker", expected=True
+            await dask_scheduler.restart_workers(
+                [address],
+                timeout=30,
+                wait_for_workers=False,
+                on_error="return",
+                stimulus_id="hepdask-full-worker",
             )
-            if state.nanny:
-                await end(state.nanny)
 
         for address in addresses:
-            dask_scheduler._ongoing_background_tasks.call_soon(remove_one, address)
+            dask_scheduler._ongoing_background_tasks.call_soon(replace_one, address)
 
-    return remove
+    return replace

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +63,8 @@ class Interrupts:
         return {"met": float(events.MET.pt.to_numpy().sum()), "entries": len(events)}
 
 
-def run(fileset: Any, processor: Any, recovery: RecoveryPolicy) -> Any:
-    options: dict[str, Any] = {"chunksize": 50, "progress": False, "metadata_cache": False}
+def run(fileset: Any, processor: Any, recovery: RecoveryPolicy, **options: Any) -> Any:
+    options = {"chunksize": 50, "progress": False, "metadata_cache": False, **options}
     return Runner(LocalExecutor(), recovery=recovery, **options).run(fileset, "Events", processor)
 
 
@@ -102,6 +104,33 @@ def test_another_replica_takes_over(servers: list[XrdServer], nano_files: NanoFi
     assert result.metrics.endpoints[endpoint_1].num_entries == 50
     assert result.metrics.endpoints[endpoint_2].num_entries == 99
     assert result.metrics.served == {("nano", urls[0]): {urls[1]}}
+
+
+def test_a_server_that_hangs_is_left(servers: list[XrdServer], nano_files: NanoFiles) -> None:
+    """SIGSTOP: it takes connections, and never answers."""
+    first, second = servers
+    urls = [first.url("nano_1.root"), second.url("nano_1.root")]
+    hang = Interrupts(lambda: os.kill(first.pid, signal.SIGSTOP))
+    try:
+        result = run({"nano": {"files": [urls]}}, hang, HASTY, xrootdtimeout=3)
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert result.is_complete
+    assert result.output == expected(nano_files)
+    assert result.metrics.endpoints[f"root://127.0.0.1:{second.port}"].num_entries == 99
+
+
+def test_a_server_that_hangs_is_named(servers: list[XrdServer], nano_files: NanoFiles) -> None:
+    first = servers[0]
+    hang = Interrupts(lambda: os.kill(first.pid, signal.SIGSTOP))
+    try:
+        with pytest.raises(RunError, match="did not answer in time") as caught:
+            run({"nano": [first.url("nano_1.root")]}, hang, HASTY, xrootdtimeout=2)
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    (failure,) = caught.value.partial_result.failures
+    assert failure.kind == "transient"
+    assert caught.value.partial_result.output["entries"] == 50
 
 
 def test_only_the_first_file_pays_for_a_dead_server(
