@@ -9,12 +9,13 @@ import signal
 import time
 from collections import Counter, OrderedDict
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+from dask.utils import format_bytes
 from distributed import Semaphore, get_worker
 from distributed.utils import sync
 
@@ -246,9 +247,11 @@ async def _mark_begun(scheduler: Any, info: RunInfo) -> tuple[bool, int]:
         scheduler.get_metadata(keys=died, default={}),
     )
     if has_died:
-        await scheduler.set_metadata(keys=[*died, info.key], value=True)
+        await scheduler.set_metadata(keys=[*died, info.place], value=True)
+        deaths = {**deaths, info.place: True}
     await scheduler.set_metadata(keys=begun, value=True)
-    return has_died, len({*deaths, info.key} if has_died else deaths)
+    # a copy, as the task takes so long in its child process, has not begun before, but is no better
+    return info.place in deaths, len(deaths)
 
 
 class ClusterSlots:
@@ -298,9 +301,20 @@ def _isolated(packed_work: bytes, work: Work, worker: str) -> Callable[[EntryRan
             return PartialResult(failures=(failure,))
         for one in result.failures:
             note_failed_replica(one.replica, one.kind)
-        return result
+        return replace(result, failures=tuple(_with_limit(one, limit) for one in result.failures))
 
     return attempt
+
+
+def _with_limit(failure: Failure, limit: int | None) -> Failure:
+    """Say what a child process may allocate, as "can't allocate 8 MiB" alone says nothing."""
+    if failure.kind != "resources" or not limit:
+        return failure
+    text = (
+        f"{failure.message or 'out of memory'}; each range may allocate {format_bytes(limit)}, "
+        "the memory_limit of its worker"
+    )
+    return replace(failure, message=text)
 
 
 def merge_task(

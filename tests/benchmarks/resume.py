@@ -31,7 +31,7 @@ class Sums:
     Parameters
     ----------
     num_loops : int
-        How long it computes: about 10 ms each.
+        How long it computes: about 3 ms each.
     directory : path
         Where the file may be.
     bad_start : int
@@ -194,7 +194,7 @@ def main() -> None:
 
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=":0") as client:
         print(f"load {os.getloadavg()[0]:.1f}")
-        print(measure_resume(client, 200, 10), flush=True)
+        print(measure_resume(client, 200, 35), flush=True)
         print(measure_append(client, 1_000, 1), flush=True)
 
 

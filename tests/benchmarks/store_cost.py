@@ -29,7 +29,7 @@ class Spectrum:
     Parameters
     ----------
     num_loops : int
-        How long it computes: about 10 ms each.
+        How long it computes: about 3 ms each.
     num_bins : int
         Of each of the two axes; a bin takes 16 bytes.
     is_random : bool
@@ -134,7 +134,7 @@ def main() -> None:
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=":0") as client:
         for is_random in (True, False):
             what = "10 MB, random" if is_random else "10 MB, sparse"
-            processor = Spectrum(50, 790, is_random=is_random)
+            processor = Spectrum(180, 790, is_random=is_random)
             print(measure(client, processor, 120, what=what), flush=True)
 
 

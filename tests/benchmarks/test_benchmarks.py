@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.benchmarks import (
     many_ranges,
     plan_scale,
@@ -22,20 +24,18 @@ def test_many_ranges(client: Client) -> None:
     assert "ratio" in str(comparison)
 
 
-def test_poison() -> None:
-    from distributed import Client
-
-    with Client(
-        n_workers=2,
-        threads_per_worker=1,
-        dashboard_address=":0",
-        silence_logs=50,
-        set_as_default=False,
-    ) as client:
-        outcome = poison.measure(client, 800, 100, with_peer=False)
+@pytest.mark.parametrize("mode", poison.MODES)
+def test_poison(mode: str) -> None:
+    size = {"num_events": 800, "num_entries_per_range": 100}
+    with (
+        poison.sample(*size.values()) as fileset,
+        poison.mortal_client(600_000_000) as client,
+    ):
+        outcome = poison.measure(client, fileset, num_poisons=1, mode=mode, **size)
     assert outcome.num_processed == 799
-    assert outcome.lost_entries == [(499, 500)]
+    assert outcome.lost_entries == outcome.bad_entries == [(500, 501)]
     assert outcome.num_deaths == 1
+    assert "exactly these" in str(outcome)
 
 
 def test_random_kills() -> None:

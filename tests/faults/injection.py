@@ -298,8 +298,14 @@ class Injector:
         self._lock = threading.Lock()
         self._is_armed = True
         self._thread = threading.Thread(target=self._run, name="injector", daemon=True)
-        self.errors: list[BaseException] = []
-        self.num_injected = 0
+        self._errors: list[str] = []
+        self._num_injected = 0
+
+    @property
+    def summary(self) -> str:
+        """What has happened, in a few words; empty if nothing has."""
+        vain = f", in vain: {'; '.join(self._errors)}" if self._errors else ""
+        return f" ({self._num_injected} injected{vain})" if self._num_injected or vain else ""
 
     def add(self, one: Timed) -> None:
         """Put something more on the schedule, before the start."""
@@ -339,9 +345,9 @@ class Injector:
     def _act(self, one: Timed) -> None:
         try:
             one.action()
-            self.num_injected += 1
+            self._num_injected += 1
         except Exception as error:  # noqa: BLE001  # what was to be hurt may be gone already
-            self.errors.append(error)
+            self._errors.append(f"{type(error).__name__}: {error}")
 
 
 def restore(intact: Path, path: Path) -> None:

@@ -322,6 +322,7 @@ class _Course:
         stage = self.stage
         injector = self._schedule()
         result = self._step("run", stage.start, injector)
+        self.steps[-1] += injector.summary
         stage.repair()
         for _ in range(MAX_RESUMES):
             if result is None:

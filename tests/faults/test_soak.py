@@ -14,7 +14,7 @@ import pytest
 from hepdask import Failures, LocalExecutor, RunError, Runner
 from tests.example_processors import Accounted
 from tests.faults import rounds, soak
-from tests.faults.injection import damage_file, write_events
+from tests.faults.injection import damage_file, damage_store, write_events
 from tests.faults.invariants import Facts, check_result
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CHUNKSIZE = 50
-SHORT_SEEDS = (1, 4)
+SHORT_SEEDS = (5643, 2000002)
 #: Two datasets, three files, of 120 entries each.
 ONE = replace(
     rounds.draw_round(1),
@@ -245,3 +245,19 @@ def test_a_range_that_was_done_in_part_is_resumed_in_part(
     assert check_result(facts, resumed, raised=False) == []
     if not has_store:
         assert resumed.metrics.total.num_entries == ONE.num_entries
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_store_changes_nothing(
+    fileset: dict[str, Any], tmp_path: Path, seed: int
+) -> None:
+    poisons = {30: "raise", 1_000_070: "raise"}
+    store = tmp_path / "store"
+    one = replace(ONE, poisons=tuple(poisons.items()), has_store=True)
+    facts = Facts(one, run(fileset, tmp_path).output, is_cured=True)
+    run(fileset, tmp_path, poisons, store=store)
+    assert damage_store(store, Random(seed)) > 0
+    (tmp_path / "cured").touch()
+    result = run(fileset, tmp_path, poisons, store=store)
+    assert result.is_complete
+    assert check_result(facts, result, raised=False) == []

@@ -164,7 +164,7 @@ def num_tasks(executor: Executor) -> int:
         return 0
 
     def count(dask_scheduler: Any) -> int:
-        return sum(row[1] == "released" for row in dask_scheduler.transition_log)
+        return sum(row[1:3] == ("released", "waiting") for row in dask_scheduler.transition_log)
 
     return int(executor._client().run_on_scheduler(count))
 
@@ -721,7 +721,9 @@ def test_objects_that_go_between_lookup_and_load(
     monkeypatch.undo()
     assert len(some_bench.calls()) == num_calls
     check_complete(some_bench, result, fileset)
-    # the store was made anew
+    # the next run makes the store anew
+    some_bench.run(fileset, processor)
+    assert len(some_bench.calls()) == num_calls
     some_bench.run(fileset, processor)
     assert some_bench.calls() == []
 
@@ -874,7 +876,7 @@ def test_a_store_that_goes_in_the_middle(
     processor = RemovesStore(local_bench.log, local_bench.store, with_what)
     result = local_bench.run(fileset, processor)
     local_bench.calls()
-    assert len(complaints(result)) == (with_what == "a file")
+    assert len(complaints(result)) == 1
     check_complete(local_bench, result, fileset)
 
 
