@@ -208,9 +208,9 @@ class Hungry:
         }
 
     def _allocate(self, num_entries: int) -> None:
-        held = []
-        for left in range(num_entries * self.num_bytes_per_entry, 0, -(2**23)):
-            held.append(np.ones(min(left, 2**23), dtype=np.uint8))
+        left = range(num_entries * self.num_bytes_per_entry, 0, -(2**23))
+        held = [np.ones(min(one, 2**23), dtype=np.uint8) for one in left]
+        del held
 
 
 class AsksTooMuch(Hungry):

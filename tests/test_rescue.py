@@ -195,7 +195,9 @@ def test_other_files_keep_their_size() -> None:
     one = rescue(reader)
     for name in ("a.root", "b.root", "a.root"):
         one.process(entry_range(0, 400, name))
-    asked = {name: [piece for piece in reader.asked if piece[0] == name] for name in ("a.root", "b.root")}
+    asked = {
+        name: [piece for piece in reader.asked if piece[0] == name] for name in ("a.root", "b.root")
+    }
     assert asked["b.root"] == [("b.root", 0, 400)]
     assert [stop - start for _, start, stop in asked["a.root"]] == [400, 200, *[100] * 8]
 

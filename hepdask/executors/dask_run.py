@@ -51,6 +51,11 @@ CANCEL_SECONDS = 20.0
 GATHER_SECONDS = 300.0
 #: What a run ends with when its scheduler does not answer any more, or has forgotten it.
 LOST = "the scheduler was lost, or has lost this run"
+#: ... and when no worker will go on.
+FULL = (
+    "dask has paused all workers, as their memory is full, and they have no nannies that could restart them: give them a "
+    "larger memory_limit, or let nothing else keep memory in their processes"
+)
 
 
 def _is_killed(future: Any) -> bool:
@@ -176,7 +181,9 @@ class DaskRun:
             self._is_abandoned = True
         elif self._watch.look():
             self._count_full()
-            if not self._stopped_by:
+            if self._watch.is_stuck():
+                self._abandon(self._stopped_by or FULL)
+            elif not self._stopped_by:
                 self._copy_late()
 
     def _count_full(self) -> None:

@@ -24,6 +24,8 @@ LOOK_SECONDS = 2.0
 PAUSED_SECONDS = 10.0
 #: How long it may take to move its results to other workers before.
 MOVE_SECONDS = 60.0
+#: A run ends when for so long all workers are paused and run nothing, and none can be replaced.
+STUCK_SECONDS = 60.0
 #: A task is run a second time on an idle worker when it takes so many times what its like have taken ...
 MAX_RATIO = 2.0
 #: ... and so much longer, as starting a copy costs a little, too.
@@ -71,6 +73,7 @@ class ClusterWatch:
         self._paused: dict[str, float] = {}
         #: workers that were full
         self.replaced: set[str] = set()
+        self._stuck_since: float | None = None
         self.num_threads = 0
         self.num_busy = 0
 
@@ -94,6 +97,11 @@ class ClusterWatch:
             self._note(workers, processing, now)
             return True
         return False
+
+    def is_stuck(self) -> bool:
+        """Return whether no worker will go on, as the memory of all is full."""
+        since = self._stuck_since
+        return since is not None and time.monotonic() - since > STUCK_SECONDS
 
     def worker_of(self, key: str) -> str:
         """Name the worker that has a task; empty if none was seen with it."""
@@ -139,8 +147,11 @@ class ClusterWatch:
 
     def _replace_full(self, workers: Mapping[str, Any]) -> None:
         now = time.monotonic()
+        stuck = [name for name, one in workers.items() if _is_stuck(one)]
         # one without a nanny would not come back
-        idle = [name for name, one in workers.items() if one["nanny"] and _is_stuck(one)]
+        idle = [name for name in stuck if workers[name]["nanny"]]
+        is_all = bool(workers) and len(stuck) == len(workers) and not idle
+        self._stuck_since = (self._stuck_since or now) if is_all else None
         self._paused = {name: self._paused.get(name, now) for name in idle}
         full = [name for name in idle if now - self._paused[name] > PAUSED_SECONDS]
         if full and all(one["status"] == "paused" for one in workers.values()):

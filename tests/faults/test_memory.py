@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import distributed
 import pytest
 
 from datasets.sample import write_sample
-from hepdask import DaskExecutor, RecoveryPolicy, Runner
+from hepdask import DaskExecutor, LocalExecutor, RunError, Runner
 from hepdask.executors import dask_watch
 from tests import example_processors as examples
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distributed import Client
+
     from tests.conftest import NanoFiles
 
 NUM_EVENTS = 2_000
@@ -86,7 +89,7 @@ def test_ranges_that_are_ten_times_too_large(fileset: dict[str, Any], tmp_path: 
         sizes[start // 1_000 * 1_000].append(stop - start)
     # at once to be killed, then from the whole down to what fits; the second one starts with that
     assert sizes[0][:2] == [1_000, 1_000]
-    assert max(sizes[1_000]) <= 125
+    assert max(sizes[1_000]) <= 63
     assert sum(sizes[1_000]) == 1_000
 
 
@@ -129,6 +132,40 @@ def test_code_that_never_frees_its_memory(
     assert len(processes) >= 1
 
 
+def test_workers_that_are_full_for_ever_end_the_run(
+    fileset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_watch, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(dask_watch, "STUCK_SECONDS", 0.5)
+    # so that what is known of the file is in the cache: to inspect it would be a task, too
+    run(LocalExecutor(), fileset, examples.SlowSum(0.0), metadata_cache=True)
+    # a worker in this process, which is larger already
+    with (
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            memory_limit=50_000_000,
+            dashboard_address=":0",
+            silence_logs=50,
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        wait_until_paused(client)
+        with pytest.raises(RunError, match="paused all workers") as caught:
+            run(DaskExecutor(client), fileset, examples.SlowSum(0.0), metadata_cache=True)
+    total = caught.value.partial_result.completeness.total
+    assert total.num_entries_not_reached == NUM_EVENTS
+
+
+def wait_until_paused(client: Client) -> None:
+    pause = threading.Event()
+    end = time.monotonic() + 60
+    while {one["status"] for one in client.scheduler_info()["workers"].values()} != {"paused"}:
+        assert time.monotonic() < end
+        pause.wait(0.1)
+
+
 def test_one_event_that_allocates_until_it_is_killed(fileset: dict[str, Any]) -> None:
     processor = examples.DiesAt({777}, "allocate")
     with small_cluster() as client:
@@ -140,17 +177,3 @@ def test_one_event_that_allocates_until_it_is_killed(fileset: dict[str, Any]) ->
     assert failure.kind == "resources"
     assert "each range may allocate 381.47 MiB, the memory_limit of its worker" in failure.message
     assert result.output["entries"] == NUM_EVENTS - 1
-
-
-def test_without_halving_the_range_is_named(fileset: dict[str, Any]) -> None:
-    policy = RecoveryPolicy(min_entries=200)
-    with small_cluster() as client:
-        result = run(
-            DaskExecutor(client),
-            fileset,
-            examples.DiesAt({777}, "allocate"),
-            chunksize=200,
-            recovery=policy,
-            skipbadfiles=MemoryError,
-        )
-    assert [(one.entry_start, one.entry_stop) for one in result.failures] == [(600, 800)]
