@@ -201,9 +201,7 @@ def open_stored(section: Section, tree: ReductionTree, ranges: Sequence[EntryRan
     root = checkpoints.load(name) if name in present else None
     if root is None:  # what is below a damaged one may be there, and is many tasks if it isn't
         present.discard(name)
-    return StoredNodes(
-        checkpoints, keys, identities, tuple(find_stored(tree, keys, present)), root
-    )
+    return StoredNodes(checkpoints, keys, identities, tuple(find_stored(tree, keys, present)), root)
 
 
 @dataclass(slots=True)

@@ -8,12 +8,13 @@ such a processor a fresh copy for each range.
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hepdask.errors import ExecutorError, OptionError, ProcessorError
@@ -224,7 +225,8 @@ def _shared(processor: Any) -> list[Any]:
     """Collect what all copies of a processor have in common: class attributes, globals that `process` names."""
     process = find_process(processor)
     function = getattr(process, "__func__", process)
-    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    code = getattr(function, "__code__", None)
+    names = () if code is None else _global_names(code)
     found = [
         function.__globals__[name] for name in names if name in getattr(function, "__globals__", ())
     ]
@@ -235,6 +237,13 @@ def _shared(processor: Any) -> list[Any]:
                     value for name, value in vars(kind).items() if not name.startswith("__")
                 )
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    """List the globals that a function reads; ``co_names`` has the names of attributes, too."""
+    loads = ("LOAD_GLOBAL", "LOAD_NAME")
+    return tuple({one.argval for one in dis.get_instructions(code) if one.opname in loads})
 
 
 def _is_filled(cell: Any) -> bool:
@@ -268,7 +277,8 @@ def _mutable_ids(roots: list[Any]) -> set[int]:
             pending.extend(one)
             continue
         found.add(id(one))
-        if isinstance(one, Mapping):
+        if isinstance(one, dict):
+            # no other mapping: an open file is one, and its values are all that is in it
             pending.extend(one.values())
         elif isinstance(one, list):
             pending.extend(one)

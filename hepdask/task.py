@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from hepdask.watch import TimeLimitReached, time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from hepdask.attempt import Work
     from hepdask.checkpoints import Checkpoints, NodeKeys
@@ -124,6 +126,8 @@ class NodeTask:
         Those of these names that are there.
     ends_dataset : bool
         True if the last range is the last of its dataset.
+    while_processing : callable
+        Makes the context of each attempt to process a range.
     """
 
     ranges: Sequence[EntryRange]
@@ -136,6 +140,7 @@ class NodeTask:
     keys: NodeKeys | None = None
     stored: frozenset[str] = frozenset()
     ends_dataset: bool = True
+    while_processing: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def run(self, *, is_root: bool = False) -> PartialResult:
         """Process the node, which may be that of the whole run."""
@@ -198,7 +203,7 @@ class NodeTask:
     def _attempt(self, entry_range: EntryRange) -> PartialResult:
         limit = self.work.recovery.max_range_seconds
         try:
-            with time_limit(limit, self.on_hang):
+            with self.while_processing(), time_limit(limit, self.on_hang):
                 return attempt_range(entry_range, self.work, self.monitor.worker)
         except TimeLimitReached:
             text = f"the range took longer than {limit:g} s"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import pickle
 import threading
+import types
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -344,3 +345,18 @@ class _FillsClass:
 def test_what_all_copies_share_is_an_error(processor: Any) -> None:
     with pytest.raises(ProcessorError, match="is a global or a class attribute"):
         ProcessorCopies(processor)([0] * 5)
+
+
+class ClosedFile(dict[str, Any]):
+    """Something that must be left alone."""
+
+    def values(self) -> Any:
+        raise OSError("closed")
+
+
+def test_the_name_of_an_attribute_is_no_global() -> None:
+    """``events.run`` is not the `run` of a notebook."""
+    notebook: dict[str, Any] = {"run": ClosedFile()}
+    exec("def process(events):\n    return {'runs': [events.run]}", notebook)
+    events = types.SimpleNamespace(run=3)
+    assert ProcessorCopies(notebook["process"])(events) == {"runs": [3]}

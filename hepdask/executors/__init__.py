@@ -48,6 +48,8 @@ SECONDS_PER_ENTRY = 1e-5
 SECONDS_PER_LOAD = 10e-3
 #: Dask needs about 1.7 ms for a task and as much for its merge: a task of a quarter second wastes one percent.
 MIN_TASK_SECONDS = 0.25
+#: So many Ctrl-C end a run even while it brings home what is done.
+PATIENT_INTERRUPTS = 4
 #: More tasks than this keep a scheduler busy for longer than they help to balance: four for each of 1,000 workers.
 MAX_TASKS = 4_096
 
@@ -262,15 +264,43 @@ def check_options(
 
 
 class Interrupts:
-    """Counts Ctrl-C: after the first a run ends what it has begun, after the second it ends at once."""
+    """Counts Ctrl-C: after the first a run ends what it has begun, after the second it ends at once.
+
+    Attributes
+    ----------
+    count : int
+        How often so far.
+    limit : int
+        The next one after so many raises KeyboardInterrupt. It is one where that may be raised, and more where what is done
+        is being brought home.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.limit = 1
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
-        if self.count > 1:
+        if self.count > self.limit:
             raise KeyboardInterrupt
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Let the second one be raised in the ``with`` block."""
+        before, self.limit = self.limit, 1
+        try:
+            yield
+        finally:
+            self.limit = before
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let nothing be raised in the ``with`` block, unless somebody insists."""
+        before, self.limit = self.limit, PATIENT_INTERRUPTS
+        try:
+            yield
+        finally:
+            self.limit = before
 
 
 @contextmanager

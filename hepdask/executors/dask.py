@@ -11,7 +11,7 @@ from dask.delayed import delayed
 
 from hepdask.errors import OptionError
 from hepdask.executors import Executor, Job, Outcome, check_options, interruptible
-from hepdask.executors.dask_clients import is_asynchronous, open_client
+from hepdask.executors.dask_clients import is_asynchronous, open_client, shield_workers
 from hepdask.executors.dask_graph import TaskOptions, pack
 from hepdask.executors.dask_run import DaskRun
 from hepdask.executors.dask_tasks import call_packed
@@ -187,7 +187,9 @@ class DaskExecutor(Executor):
 
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process a job on the cluster; see `Executor.reduce`."""
-        run = DaskRun(self._client(), job, self._options)
+        client = self._client()
+        shield_workers(client)
+        run = DaskRun(client, job, self._options)
         with interruptible() as interrupts:
             run.submit()
             return run.wait(progress, interrupts)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
+import weakref
 from typing import Any
 
 import dask
@@ -11,7 +14,14 @@ from distributed.client import ClosedClientError
 
 from hepdask.errors import ExecutorError
 
-__all__ = ["LOST_ERRORS", "ask", "is_asynchronous", "open_client", "open_local_cluster"]
+__all__ = [
+    "LOST_ERRORS",
+    "ask",
+    "is_asynchronous",
+    "open_client",
+    "open_local_cluster",
+    "shield_workers",
+]
 
 #: What a client raises whose scheduler or workers are gone, or that was closed.
 LOST_ERRORS = (
@@ -79,6 +89,32 @@ class _ClientOfCluster(distributed.Client):  # type: ignore[misc]  # dask has no
         closed = super().close(*arguments, **options)
         self._owned_cluster.close()
         return closed
+
+
+class _IgnoreInterrupts(distributed.WorkerPlugin):  # type: ignore[misc]  # dask has no types
+    """Lets Ctrl-C pass in worker processes, those that come later, too."""
+
+    name = "hepdask-interrupts"
+    idempotent = True
+
+    def setup(self, worker: Any) -> None:
+        # one without a nanny may live in the user's own process
+        if worker.nanny and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+_shielded: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def shield_workers(client: Any) -> None:
+    """Keep Ctrl-C from the workers of a cluster that the user has started on this machine.
+
+    A terminal, or the stop button of a notebook, interrupts these processes, too, and dask then ends them, with the results that
+    they hold.
+    """
+    if isinstance(client.cluster, distributed.LocalCluster) and client not in _shielded:
+        _shielded.add(client)
+        client.register_plugin(_IgnoreInterrupts())
 
 
 def is_asynchronous(given: Any) -> bool:

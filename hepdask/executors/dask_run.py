@@ -121,15 +121,14 @@ class DaskRun:
     def wait(self, progress: Progress, interrupts: Interrupts) -> Outcome:
         """Wait until every task is done or can't be, and take the root."""
         display = Display(progress, self._job.num_entries, len(self._graph.inputs))
-        with listen(self._client, self._run_id, self._news.put):
+        with interrupts.held(), listen(self._client, self._run_id, self._news.put):
             try:
-                self._follow(display, interrupts)
-                while self._halve_killed():
-                    self._follow(display, interrupts)
+                with interrupts.raised():
+                    self._follow_all(display, interrupts)
             except KeyboardInterrupt:
                 self._abandon("interrupted twice")
-        root = self._take_root()
-        self._let_go()
+            root = self._take_root()
+            self._let_go()
         run_seconds = time.time() - self._submitted
         display.finish()
         return Outcome(
@@ -141,6 +140,11 @@ class DaskRun:
             queue_seconds=max(0.0, (root.metrics.first_start or self._submitted) - self._submitted),
             transfer_seconds=self._transfer_seconds(),
         )
+
+    def _follow_all(self, display: Display, interrupts: Interrupts) -> None:
+        self._follow(display, interrupts)
+        while self._halve_killed():
+            self._follow(display, interrupts)
 
     def _follow(self, display: Display, interrupts: Interrupts) -> None:
         while self._unsettled and not self._is_abandoned:

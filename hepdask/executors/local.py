@@ -75,11 +75,13 @@ class LocalExecutor(Executor):
                 job.ranges,
                 job.work,
                 monitor,
+                while_processing=interrupts.raised,
                 checkpoints=None if stored is None else stored.checkpoints,
                 keys=None if stored is None else stored.keys,
                 stored=frozenset() if stored is None else stored.names_in(job.tree.root),
             )
-            root = task.run(is_root=True)
+            with interrupts.held():
+                root = task.run(is_root=True)
             progress.finish("processing")
         return Outcome(
             root, monitor.stopped_by, num_tasks=1, run_seconds=time.perf_counter() - started

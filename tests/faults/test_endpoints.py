@@ -89,9 +89,7 @@ def test_what_one_worker_knows_the_others_learn(
     assert any(first.url("").split("//")[1].rstrip("/") in str(one) for one in known.values())
 
 
-def test_opens_are_limited_over_all_workers(
-    servers: list[XrdServer], fresh_client: Client
-) -> None:
+def test_opens_are_limited_over_all_workers(servers: list[XrdServer], fresh_client: Client) -> None:
     executor = DaskExecutor(fresh_client, max_ranges_per_task=1)
     runner = Runner(
         executor, progress=False, metadata_cache=False, chunksize=50, max_opens_per_endpoint=1
