@@ -357,6 +357,6 @@ class ClosedFile(dict[str, Any]):
 def test_the_name_of_an_attribute_is_no_global() -> None:
     """``events.run`` is not the `run` of a notebook."""
     notebook: dict[str, Any] = {"run": ClosedFile()}
-    exec("def process(events):\n    return {'runs': [events.run]}", notebook)
+    exec("def process(events):\n    return {'runs': [events.run]}", notebook)  # noqa: S102
     events = types.SimpleNamespace(run=3)
     assert ProcessorCopies(notebook["process"])(events) == {"runs": [3]}

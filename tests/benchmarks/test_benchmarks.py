@@ -49,7 +49,7 @@ def test_random_kills() -> None:
         set_as_default=False,
     ) as client:
         outcome = random_kills.measure(
-            client, num_ranges=10, seconds_per_range=0.2, kill_seconds=0.7
+            client, num_ranges=40, seconds_per_range=0.2, kill_seconds=2.5
         )
     assert outcome.num_kills >= 1
     assert outcome.is_complete
