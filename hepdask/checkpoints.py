@@ -237,6 +237,13 @@ class Checkpoints:
     section: Section
     run_id: str = ""
 
+    def list_keys(self) -> frozenset[str]:
+        """List what is there; nothing if it can't be listed."""
+        try:
+            return frozenset(self.section.keys())
+        except StoreError:
+            return frozenset()
+
     def load(self, key: str) -> PartialResult | None:
         """Take a node; None if it isn't there or is damaged, so that it is to be computed."""
         started = time.perf_counter()

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import distributed
 
-from hepdask.errors import StoreError
 from hepdask.executors import Job, Outcome, cut_tree, expected_seconds
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
-from hepdask.executors.dask_tasks import MARKS, SUMS, stop_run
+from hepdask.executors.dask_tasks import DIED, MARKS, SUMS, stop_run
 from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
 from hepdask.partial import PartialResult, merge_results, process_name
@@ -195,7 +194,7 @@ class DaskRun:
         while self._watch.replaced:
             keys = [MARKS, self._run_id, "died", self._watch.replaced.pop()]
             with suppress(*LOST_ERRORS):
-                ask(self._client, "set_metadata", keys=keys, value=True)
+                ask(self._client, "set_metadata", keys=keys, value=DIED)
 
     def _settle(self, node: Node, future: Any, display: Display) -> None:
         """Take note of a task that is done, or can't be run."""
@@ -350,7 +349,7 @@ class DaskRun:
         if not self._is_abandoned:
             self._wait_for_lost()
         gathered = self._gather_finished()
-        present = self._list_stored()
+        present = frozenset() if stored is None else stored.checkpoints.list_keys()
         errors = sorted(self._find_errors())
 
         def known(node: Node) -> PartialResult | None:
@@ -392,14 +391,6 @@ class DaskRun:
             with suppress(*LOST_ERRORS):
                 results[node] = graph.futures[node].result(timeout=GATHER_SECONDS)
         return results
-
-    def _list_stored(self) -> frozenset[str]:
-        if self._job.stored is None:
-            return frozenset()
-        try:
-            return frozenset(self._job.stored.checkpoints.section.keys())
-        except StoreError:
-            return frozenset()
 
     def _find_errors(self) -> Iterator[tuple[Node, Any]]:
         for node in self._graph.cut:

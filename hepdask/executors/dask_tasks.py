@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hepdask.tree import Shape
 
 __all__ = [
+    "DIED",
     "MARKS",
     "SUMS",
     "TOPIC",
@@ -61,8 +62,11 @@ __all__ = [
 TOPIC = "hepdask-progress"
 #: Least time between two events of a task: a scheduler takes thousands of events a second, but has other things to do.
 FLUSH_SECONDS = 0.25
-#: Workers that die in a run before all its tasks are run in child processes.
+#: Workers that die in a run before all its tasks are run in child processes: one more, as long as nothing was seen to kill.
 MAX_DEATHS = 2
+#: What is known of a place in the tree with which a worker has died: no more than that, that it has also killed a child
+#: process, or that it did no harm there.
+DIED, KILLS, CLEARED = "died", "kills", "cleared"
 #: Where the scheduler keeps the marks, in its metadata.
 MARKS = "hepdask-tasks"
 #: ... and what each worker knows of the health of endpoints.
@@ -163,12 +167,16 @@ def process_task(
     monitor = _WorkerMonitor(info)
     work = load_work(packed_work)
     ranges, identities = unpack_ranges(packed_ranges)
-    with _marked(info) as is_suspect:
+    with _marked(info) as past:
+        if checkpoints is not None and past.has_begun:
+            # what it has saved before need not be done again: its worker died, or its result was lost with another one
+            stored = checkpoints.list_keys()
+        attempt = _isolated(packed_work, work, monitor.worker, past) if past.is_suspect else None
         task = NodeTask(
             ranges,
             work,
             monitor,
-            attempt=_isolated(packed_work, work, monitor.worker) if is_suspect else None,
+            attempt=attempt,
             on_hang=partial(_end_hung_worker, get_worker()),
             sizes=_sizes_of(info.run_id),
             checkpoints=checkpoints,
@@ -177,7 +185,7 @@ def process_task(
             ends_dataset=ends_dataset,
         )
         try:
-            with slots_from(ClusterSlots()):
+            with _shared_endpoints():
                 return task.run(is_root=is_root)
         finally:
             monitor.finish()
@@ -200,26 +208,45 @@ def _end_hung_worker(worker: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@dataclass(slots=True)
+class _Past:
+    """What is known of a task before it begins.
+
+    Attributes
+    ----------
+    has_begun : bool
+        True if it has been begun before.
+    is_suspect : bool
+        True if it may kill its worker.
+    has_killed : bool
+        True if it then has killed a child process.
+    """
+
+    has_begun: bool
+    is_suspect: bool
+    has_killed: bool = False
+
+
 @contextmanager
-def _marked(info: RunInfo) -> Iterator[bool]:
+def _marked(info: RunInfo) -> Iterator[_Past]:
     """Mark at the scheduler that a task has begun, until it ends.
 
     A task that finds its own mark has been begun by a worker that died. The first to know is so the task itself, before
-    it kills a second worker. When `MAX_DEATHS` workers have died in a run, all its tasks are suspects: whatever kills is
-    in many events. The marks cost three round trips, about 5 ms a task.
+    it kills a second worker. If it then does no harm to its child process, it was not to blame, and that is forgotten. Where
+    several workers died with tasks that are not cleared, all tasks of the run are suspects: whatever kills is in many events.
+    The marks cost three round trips, about 5 ms a task.
 
     Yields
     ------
-    bool
-        True if the task is a suspect.
+    _Past
+        What is known of the task.
     """
     worker = get_worker()
-    has_died, num_deaths = sync(worker.loop, _mark_begun, worker.scheduler, info)
+    past: _Past = sync(worker.loop, _mark_begun, worker.scheduler, info)
     try:
-        yield info.is_suspect or has_died or num_deaths >= MAX_DEATHS
+        yield past
     finally:
-        keys = [MARKS, info.run_id, "begun", info.key]
-        sync(worker.loop, worker.scheduler.set_metadata, keys=keys, value=False)
+        sync(worker.loop, _mark_ended, worker.scheduler, info, past)
 
 
 @contextmanager
@@ -239,19 +266,37 @@ def _shared_endpoints() -> Iterator[None]:
             sync(worker.loop, worker.scheduler.set_metadata, keys=keys, value=value)
 
 
-async def _mark_begun(scheduler: Any, info: RunInfo) -> tuple[bool, int]:
-    """Mark a task as begun; return whether it was so before, and how many workers have died in the run."""
+async def _mark_begun(scheduler: Any, info: RunInfo) -> _Past:
+    """Mark a task as begun; return what is known of it."""
     begun, died = [MARKS, info.run_id, "begun", info.key], [MARKS, info.run_id, "died"]
-    has_died, deaths = await asyncio.gather(
-        scheduler.get_metadata(keys=begun, default=False),
+    before, deaths = await asyncio.gather(
+        scheduler.get_metadata(keys=begun, default=None),
         scheduler.get_metadata(keys=died, default={}),
     )
-    if has_died:
-        await scheduler.set_metadata(keys=[*died, info.place], value=True)
-        deaths = {**deaths, info.place: True}
+    if before:
+        await scheduler.set_metadata(keys=[*died, info.place], value=DIED)
+        deaths = {**deaths, info.place: DIED}
     await scheduler.set_metadata(keys=begun, value=True)
-    # a copy, as the task takes so long in its child process, has not begun before, but is no better
-    return info.place in deaths, len(deaths)
+    blamed = [one for one in deaths.values() if one in (DIED, KILLS)]
+    is_suspect = (
+        info.is_suspect
+        # a copy, as the task takes so long in its child process, has not begun before, but is no better
+        or deaths.get(info.place) in (DIED, KILLS)
+        or (len(blamed) >= MAX_DEATHS and KILLS in blamed)
+        or len(blamed) > MAX_DEATHS
+    )
+    return _Past(before is not None, is_suspect)
+
+
+async def _mark_ended(scheduler: Any, info: RunInfo, past: _Past) -> None:
+    """Mark a task as ended; say what became of a suspicion."""
+    await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=False)
+    if past.is_suspect:
+        place = [MARKS, info.run_id, "died", info.place]
+        if past.has_killed:
+            await scheduler.set_metadata(keys=place, value=KILLS)
+        elif await scheduler.get_metadata(keys=place, default=None) == DIED:
+            await scheduler.set_metadata(keys=place, value=CLEARED)
 
 
 class ClusterSlots:
@@ -270,7 +315,9 @@ class ClusterSlots:
             semaphore.release()
 
 
-def _isolated(packed_work: bytes, work: Work, worker: str) -> Callable[[EntryRange], PartialResult]:
+def _isolated(
+    packed_work: bytes, work: Work, worker: str, past: _Past
+) -> Callable[[EntryRange], PartialResult]:
     """Make the attempt that runs in a child process of this worker."""
     limit = get_worker().memory_manager.memory_limit
 
@@ -289,6 +336,7 @@ def _isolated(packed_work: bytes, work: Work, worker: str) -> Callable[[EntryRan
         except ProcessDiedError as error:
             if error.timeout_seconds is not None:
                 return late_failure(entry_range, work, worker, str(error))
+            past.has_killed = True
             bounds = (entry_range.entry_start, entry_range.entry_stop)
             failure = build_failure(
                 error,

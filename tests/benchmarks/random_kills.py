@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def measure(
     Parameters
     ----------
     client : distributed.Client
-        Of workers with nannies.
+        Of a local cluster, whose workers have nannies.
     num_ranges : int
         Of 1,000 events each.
     seconds_per_range : float
@@ -81,13 +81,20 @@ def measure(
             num_files=1,
             num_events_per_cluster=1_000,
         )
-        run = Runner(DaskExecutor(client, max_ranges_per_task=2), chunksize=1_000, progress=False)
         processor = SlowSum(seconds_per_range)
+        executor = DaskExecutor(client, max_ranges_per_task=2)
+
+        def run_once(store: str) -> Any:
+            # what a worker has done is lost with it, so it is kept where the others find it
+            place = Path(directory) / store
+            runner = Runner(executor, chunksize=1_000, progress=False, store=place)
+            return runner.run(fileset, processor)
+
         times = [time.perf_counter()]
-        healthy = run.run(fileset, processor)
+        healthy = run_once("healthy")
         times.append(time.perf_counter())
         with _kill_at_random(client, kill_seconds, seed) as kills:
-            disturbed = run.run(fileset, processor)
+            disturbed = run_once("disturbed")
         times.append(time.perf_counter())
     sums = [np.float64(one.output["sum"]).tobytes() for one in (healthy, disturbed)]
     has_same_bits = sums[0] == sums[1] and healthy.output["starts"] == disturbed.output["starts"]
@@ -136,12 +143,12 @@ def _kill_at_random(client: Client, seconds: float, seed: int) -> Iterator[_Kill
 
 
 def _kill_one(client: Client, randomly: random.Random) -> int:
-    # one that has registered: a nanny gives up if its worker dies before
-    pids = [one for one in client.run(os.getpid, on_error="ignore").values() if one]
-    if not pids:
+    # a nanny whose worker dies while it starts gives up, and the cluster would be empty in the end
+    nannies = [one for one in client.cluster.workers.values() if one.status.name == "running"]
+    if not nannies:
         return 0
     with suppress(ProcessLookupError):
-        os.kill(randomly.choice(sorted(pids)), signal.SIGKILL)
+        os.kill(randomly.choice(nannies).pid, signal.SIGKILL)
     return 1
 
 
