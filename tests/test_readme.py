@@ -68,7 +68,13 @@ def test_python_blocks_run() -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {words[0] for words in hepdask_commands()} == {"sample", "run", "plan", "inspect"}
+    assert {words[0] for words in hepdask_commands()} == {
+        "sample",
+        "run",
+        "plan",
+        "inspect",
+        "store",
+    }
 
 
 @pytest.mark.usefixtures("checkout")

@@ -28,7 +28,7 @@ __all__ = ["expand_builtin", "expand_cell", "expand_class", "expand_function", "
 _IGNORED_ATTRIBUTES = frozenset(
     {
         "__abstractmethods__", "__annotations_cache__", "__dict__", "__doc__", "__firstlineno__", "__module__",
-        "__static_attributes__", "__weakref__", "_abc_impl",
+        "__slotnames__", "__static_attributes__", "__weakref__", "_abc_impl",
     }
 )  # fmt: skip
 _HEAP_TYPE = 1 << 9

@@ -119,7 +119,7 @@ def _find(piece: LumiPiece, options: ReadOptions, recovery: RecoveryPolicy) -> F
             failure = build_failure(
                 error, file, None, worker=process_name(), replica=replica, kinds=recovery.kinds
             )
-        step = recovery.decide(failure, attempt=attempt, num_replicas=len(file.replicas))
+        step = recovery.decide(failure, attempt=attempt, num_replicas=len(piece.file.replicas))
         if step.action != "retry":
             return replace(failure, attempts=attempt)
         threading.Event().wait(step.wait_seconds)

@@ -32,7 +32,7 @@ class Stopped:
     """Stands for a path that exists once the run of this worker is stopped."""
 
     def exists(self):
-        return bool(dask_tasks._stopped_runs)
+        return bool(dask_tasks._stopped)
 
 
 def finishes(events):

@@ -72,7 +72,8 @@ def test_what_is_done_is_kept(tmp_path: Path, how: str, num_interrupts: int) -> 
         output, errors = process.communicate(timeout=100)
     assert output, errors
     *words, processed, added = output.split()
-    assert " ".join(words) == ("interrupted twice" if num_interrupts == 2 else "interrupted")
+    # the second one may come when all that had begun is done
+    assert " ".join(words) in ("interrupted", "interrupted twice")[:num_interrupts]
     assert processed == added
     # of what was under way when it came a second time, nothing need be there
     assert 2_000 <= int(processed) < 20_000

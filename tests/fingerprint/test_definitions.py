@@ -283,3 +283,12 @@ def test_context_managers_of_the_library_show_their_function() -> None:
     sources = ["yield 1", "yield 2"]
     managers = [contextlib.contextmanager(define(f"def f(): {one}")) for one in sources]
     assert fingerprint(managers[0]) != fingerprint(managers[1])
+
+
+def test_what_pickling_leaves_in_a_class_does_not_count() -> None:
+    source = "class Base:\n    pass\nclass Child(Base):\n    pass\nmake = (Base, Child)"
+    base, child = define(source, "make")
+    before = fingerprint(child())
+    base().__reduce_ex__(2)  # copyreg keeps __slotnames__ in the class
+    assert "__slotnames__" in vars(base)
+    assert fingerprint(child()) == before
