@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import math
+import queue
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,60 +28,84 @@ class TimeLimitReached(BaseException):
     """Raised in a thread whose time is up; not an `Exception`, which user code often catches."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Watch:
-    """One block of code and its limit."""
+    """One block of code and its limit.
+
+    Whoever claims it first decides: the thread that its block has ended, or the watchdog that its time is up.
+    """
 
     thread_id: int
     deadline: float
     on_hang: Callable[[], None] | None
     is_over: bool = False
     is_raised: bool = False
+    _owner: dict[str, str] = field(default_factory=dict)
+
+    def claim(self, name: str) -> bool:
+        """Return whether a name is the first that has claimed this watch; in one step, and without a lock."""
+        return self._owner.setdefault("name", name) == name
 
 
 class _Watchdog:
-    """Watches all blocks of this process from one thread, which sleeps until the next deadline."""
+    """Watches all blocks of this process from one thread, which sleeps until the next deadline.
+
+    A watched thread takes no lock that others need: the exception may come between the moment when it has got the lock and
+    the one when Python has noted that the lock is to be given back, and then nobody would ever get it again.
+    """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._watches: list[_Watch] = []
+        self._begun: queue.SimpleQueue[_Watch] = queue.SimpleQueue()
+        self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def begin(self, watch: _Watch) -> None:
-        with self._condition:
-            self._watches.append(watch)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._run, name="hepdask-watchdog", daemon=True
-                )
-                self._thread.start()
-            self._condition.notify()
+        # while there is no watchdog (at first, and in a forked process), no exception can come: the lock is safe
+        if not self._is_running():
+            with self._start_lock:
+                if not self._is_running():
+                    self._begun = queue.SimpleQueue()
+                    self._thread = threading.Thread(
+                        target=self._run, args=(self._begun,), name="hepdask-watchdog", daemon=True
+                    )
+                    self._thread.start()
+        self._begun.put(watch)
 
     def end(self, watch: _Watch) -> None:
-        with self._condition:
-            self._watches = [one for one in self._watches if one is not watch]
-            if watch.is_raised:
-                # one that was not delivered yet must not come later, in the middle of something else
-                _raise_in_thread(watch.thread_id, None)
-            watch.is_over = True
+        if not watch.claim("thread"):
+            while not watch.is_raised:
+                time.sleep(1e-4)
+            # one that was not delivered yet must not come later, in the middle of something else
+            _raise_in_thread(watch.thread_id, None)
+        watch.is_over = True
 
-    def _run(self) -> None:
-        with self._condition:
-            while True:
-                now = time.monotonic()
-                for watch in [one for one in self._watches if one.deadline <= now]:
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _run(self, begun: queue.SimpleQueue[_Watch]) -> None:
+        watches: list[_Watch] = []
+        while True:
+            now = time.monotonic()
+            for watch in watches:
+                if watch.deadline <= now:
                     self._act(watch, now)
-                deadlines = [one.deadline for one in self._watches if one.deadline < math.inf]
-                self._condition.wait(min(deadlines) - now if deadlines else None)
+            watches = [one for one in watches if not one.is_over and one.deadline < math.inf]
+            nearest = min((one.deadline for one in watches), default=None)
+            with suppress(queue.Empty):
+                watches.append(
+                    begun.get(timeout=None if nearest is None else max(0.0, nearest - now))
+                )
 
     def _act(self, watch: _Watch, now: float) -> None:
         if not watch.is_raised:
-            watch.is_raised = True
-            watch.deadline = now + GRACE_SECONDS
-            _raise_in_thread(watch.thread_id, TimeLimitReached)
+            watch.deadline = math.inf
+            if watch.claim("watchdog"):
+                _raise_in_thread(watch.thread_id, TimeLimitReached)
+                watch.is_raised = True
+                watch.deadline = now + GRACE_SECONDS
             return
         watch.deadline = math.inf
-        if watch.on_hang is not None:
+        if watch.on_hang is not None and not watch.is_over:
             watch.on_hang()
 
 
@@ -107,14 +132,15 @@ def time_limit(seconds: float | None, on_hang: Callable[[], None] | None = None)
         yield
         return
     watch = _Watch(threading.get_ident(), time.monotonic() + seconds, on_hang)
-    _watchdog.begin(watch)
     try:
+        _watchdog.begin(watch)
         yield
     finally:
-        while not watch.is_over:
-            # it may be raised right here: the watch is ended all the same
-            with suppress(TimeLimitReached):
-                _watchdog.end(watch)
+        try:
+            _watchdog.end(watch)
+        finally:
+            # it may be raised in the middle of that, but only once
+            _watchdog.end(watch)
 
 
 def _raise_in_thread(thread_id: int, kind: type[BaseException] | None) -> None:
