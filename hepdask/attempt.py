@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from hepdask.endpoints import endpoint_of
 from hepdask.errors import ExecutorError, FileReadError, ProcessorError
 from hepdask.metrics import Counters, PartialMetrics, count_peak_memory, host_name
+from hepdask.readers.cut import plain_behavior
 from hepdask.readers.damage import find_read_error
+from hepdask.readers.uses import Uses
 from hepdask.recovery import RecoveryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hepdask.processor import ProcessorCopies
     from hepdask.ranges import EntryRange
@@ -41,12 +43,15 @@ class Work:
         What `skipbadfiles` lets pass.
     recovery : RecoveryPolicy
         What is done with a range that failed.
+    uses : Uses
+        What the processor is known to use of the events; each process learns more of it.
     """
 
     process: ProcessorCopies
     reader: Reader
     skipped: tuple[type[BaseException], ...] = ()
     recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
+    uses: Uses = field(default_factory=Uses)
 
 
 class Attempt:
@@ -56,15 +61,19 @@ class Attempt:
     ----------
     entry_range : EntryRange
         What to process.
+    upcoming : sequence of EntryRange
+        What comes next, as far as that is known.
     """
 
-    def __init__(self, entry_range: EntryRange) -> None:
+    def __init__(self, entry_range: EntryRange, upcoming: Sequence[EntryRange] = ()) -> None:
         self._range = entry_range
+        self._upcoming = upcoming
         self._start = time.time()
         self._wall = time.perf_counter()
         self._cpu = time.thread_time()
         self._counters = Counters(num_ranges=1)
         self._columns: frozenset[str] = frozenset()
+        self._missed: frozenset[str] = frozenset()
         self._failed_replicas: tuple[str, ...] = ()
         self.replica = ""
 
@@ -88,15 +97,29 @@ class Attempt:
         ProcessorError
             If the processor raises, or returns None.
         """
-        with work.reader.read(self._range) as opened:
+        with work.reader.read(self._range, work.uses, self._upcoming) as opened:
             self.replica = opened.handle.open_file.replica
             started = time.perf_counter()
             read_before = opened.tally.read_seconds
             try:
-                return self._call(work.process, opened.events)
+                return self._call_as_often_as_needed(work, opened)
             finally:
                 lazy_seconds = opened.tally.read_seconds - read_before
                 self._note(opened, time.perf_counter() - started - lazy_seconds)
+
+    def _call_as_often_as_needed(self, work: Work, opened: RangeEvents) -> Any:
+        """Call the processor; once more if it can't do with the fields that were built."""
+        try:
+            accumulator = self._call(work.process, opened.events)
+        except Exception:
+            if not opened.lazy.is_bypassed:
+                raise
+        if opened.lazy.is_bypassed:  # whatever became of the exception
+            opened.build_whole()
+            accumulator = self._call(work.process, opened.events)
+        if self._range.num_entries:
+            work.uses.note(opened.layout_key, opened.find_use())
+        return accumulator
 
     def _call(self, process: Callable[[Any], Any], events: Any) -> Any:
         try:
@@ -119,6 +142,7 @@ class Attempt:
     def _note(self, opened: RangeEvents, process_seconds: float) -> None:
         handle, tally = opened.handle, opened.tally
         self._columns = frozenset(tally.columns)
+        self._missed = opened.find_missed()
         self._failed_replicas = handle.failed_replicas
         self._counters = replace(
             self._counters,
@@ -158,6 +182,7 @@ class Attempt:
             served={} if is_first else {key: frozenset({self.replica})},
             peak_memory_bytes={host: count_peak_memory()},
             columns=self._columns,
+            missed=self._missed,
             first_start=self._start,
         )
 
@@ -201,4 +226,4 @@ def _materialize_array(array: Any) -> Any:
     # attributes with an @ hold on to the whole range of events (awkward leaves them out of pickles for that)
     attributes = {name: value for name, value in array.attrs.items() if not name.startswith("@")}
     layout = awkward.materialize(array).layout
-    return awkward.Array(layout, behavior=array.behavior, attrs=attributes)
+    return awkward.Array(layout, behavior=plain_behavior(array.behavior), attrs=attributes)

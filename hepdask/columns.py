@@ -1,4 +1,4 @@
-"""Which branches a processor touches."""
+"""Which branches a processor touches, found out once for each layout."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hepdask.errors import StoreError
 from hepdask.ranges import EntryRange
+from hepdask.readers.uses import Seed
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -34,10 +35,16 @@ class Trace:
         Branches that the processor touches; empty if there are none, or none could be found.
     bytes_per_entry : float or None
         Uncompressed bytes of these branches in the file that was looked at; None if that is not known.
+    layout_key : str
+        The reader's, of the file that was looked at.
+    seed : Seed or None
+        What workers start with in files of this layout; None if nothing could be found.
     """
 
     columns: frozenset[str]
     bytes_per_entry: float | None
+    layout_key: str = ""
+    seed: Seed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class KeptTraces:
         return f"{digest.hexdigest()}{0:08x}"
 
 
-def trace_columns(ranges: Iterable[EntryRange], work: Work) -> list[frozenset[str]]:
+def trace_columns(ranges: Iterable[EntryRange], work: Work) -> list[Trace]:
     """Find the branches that the processor touches in some files.
 
     The processor is called with no entries: every branch that it asks for is noted, and nothing is read. A processor
@@ -89,22 +96,25 @@ def trace_columns(ranges: Iterable[EntryRange], work: Work) -> list[frozenset[st
 
     Returns
     -------
-    list of frozenset of str
-        Names of branches, for each range. An empty set where nothing could be found: the run itself will show the error.
+    list of Trace
+        For each range. No columns where nothing could be found: the run itself will show the error. How many bytes they have
+        is not known here.
     """
     return [_trace(entry_range, work) for entry_range in ranges]
 
 
-def _trace(entry_range: EntryRange, work: Work) -> frozenset[str]:
+def _trace(entry_range: EntryRange, work: Work) -> Trace:
     for attempt in _attempts(entry_range):
         try:
             with warnings.catch_warnings(), work.reader.read(attempt) as opened:
                 warnings.simplefilter("ignore")
                 work.process.trial()(opened.events)
-                return frozenset(opened.tally.columns)
+                use = opened.find_use()
+                form = work.reader.pack_form(opened.handle.open_file)
+                return Trace(use.branches, None, opened.layout_key, Seed(use, form))
         except Exception:  # noqa: BLE001, S112  # a trace is a hint: what is wrong with the file or the code shows in the run
             continue
-    return frozenset()
+    return Trace(frozenset(), None)
 
 
 def _attempts(entry_range: EntryRange) -> Iterator[EntryRange]:

@@ -117,6 +117,9 @@ class PartialMetrics:
         operating system keeps no such figure).
     columns : frozenset of str
         Branches that were read.
+    missed : frozenset of str
+        Branches that a range needed though neither the trace nor the ranges before it, in the same process, had shown that: each
+        cost a request of its own.
     first_start : float or None
         When the first range started: seconds since the epoch, by the clock of its worker.
     """
@@ -128,6 +131,7 @@ class PartialMetrics:
     first_start: float | None = None
     endpoints: Mapping[str, Counters] = field(default_factory=dict)
     served: Mapping[FileKey, frozenset[str]] = field(default_factory=dict)
+    missed: frozenset[str] = frozenset()
 
     def __add__(self, other: PartialMetrics) -> PartialMetrics:
         starts = [start for start in (self.first_start, other.first_start) if start is not None]
@@ -142,6 +146,7 @@ class PartialMetrics:
             first_start=min(starts, default=None),
             endpoints=_add_counters(self.endpoints, other.endpoints),
             served=_join_served(self.served, other.served),
+            missed=self.missed | other.missed,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hepdask.metadata import MetadataCache
     from hepdask.opening import ReadOptions
     from hepdask.progress import Progress
+    from hepdask.readers.uses import Seed
     from hepdask.ranges import SplitOptions
     from hepdask.recovery import RecoveryPolicy
     from hepdask.store import Section
@@ -67,6 +68,8 @@ class Plan:
         Uncompressed bytes of these branches in all ranges; None if that is not known.
     num_inspected : int
         Files that were opened to know their entries; the others were known from the fileset or the cache.
+    seeds : mapping of str to Seed
+        What workers start with, by the readers' keys of layouts.
     """
 
     files: tuple[InputFile, ...]
@@ -75,6 +78,7 @@ class Plan:
     columns: frozenset[str] = frozenset()
     num_bytes: int | None = None
     num_inspected: int = 0
+    seeds: Mapping[str, Seed] = field(default_factory=dict)
 
     @property
     def num_entries(self) -> int:
@@ -170,7 +174,8 @@ class Planner:
             [file for file in wanted if not self._is_known(file)]
         )
         known = [_with_facts(file, facts.get(_key(file))) for file in wanted]
-        sizes, columns = self._trace(known, facts, work)
+        traces = self._trace(known, facts, work)
+        sizes = {layout: one.bytes_per_entry for layout, one in traces.items()}
         ranges = limit_ranges(self._split(known, facts, sizes), self.limits.max_ranges)
         self._warn_oversized(ranges)
         if self.limits.max_ranges is not None:
@@ -182,9 +187,10 @@ class Planner:
             tuple(known),
             tuple(ranges),
             tuple(failures),
-            columns,
+            frozenset(name for one in traces.values() for name in one.columns),
             _count_bytes(ranges, facts, sizes),
             num_inspected,
+            {one.layout_key: one.seed for one in traces.values() if one.seed is not None},
         )
 
     def _inspect(
@@ -247,18 +253,16 @@ class Planner:
         files: list[InputFile],
         facts: Mapping[tuple[str, str], FileMetadata],
         work: Work | None,
-    ) -> tuple[dict[Hashable, float | None], frozenset[str]]:
-        """Find, for each layout, the bytes per entry of the branches in use, in its first file with entries."""
-        if work is None or self.split.chunksize is not None:
-            return {}, frozenset()
+    ) -> dict[Hashable, Trace]:
+        """Find out for each layout, in its first file with entries, what the processor uses."""
+        if work is None:
+            return {}
         firsts: dict[Hashable, InputFile] = {}
         for file in files:
             fact = facts.get(_key(file))
             if fact is not None and fact.num_entries and file.steps is None:
                 firsts.setdefault(_layout(fact), file)
-        traces = self._find_traces(firsts, facts, work)
-        columns = frozenset(name for one in traces.values() for name in one.columns)
-        return {layout: one.bytes_per_entry for layout, one in traces.items()}, columns
+        return self._find_traces(firsts, facts, work)
 
     def _find_traces(
         self,
@@ -280,9 +284,10 @@ class Planner:
         )
         for layout, found in zip(missing, traced, strict=True):
             file = firsts[layout]
-            touched = frozenset() if isinstance(found, BaseException) else found
-            columns = touched | frozenset(file.preload)
-            trace = Trace(columns, count_bytes_per_entry(facts[_key(file)], columns))
+            traced_use = Trace(frozenset(), None) if isinstance(found, BaseException) else found
+            columns = traced_use.columns | frozenset(file.preload)
+            num_bytes = count_bytes_per_entry(facts[_key(file)], columns)
+            trace = replace(traced_use, columns=columns, bytes_per_entry=num_bytes)
             traces[layout] = trace
             if kept is not None and not isinstance(found, BaseException):
                 kept.save(layout, trace)

@@ -19,6 +19,7 @@ from hepdask.metrics import RunMetrics
 from hepdask.partial import PartialResult, merge_results
 from hepdask.plan import Limits
 from hepdask.processor import call_postprocess
+from hepdask.readers.uses import Uses
 from hepdask.replay import ReplayContext
 from hepdask.result import RunResult
 from hepdask.tree import arrange
@@ -141,7 +142,7 @@ class Run:
             name,
             plan.ranges,
             tree,
-            self.work,
+            replace(self.work, uses=Uses(plan.seeds)),
             stored,
             self.rules,
             _estimate_failed(plan),

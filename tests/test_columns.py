@@ -39,6 +39,10 @@ def whole(path: Path, num_entries: int = 149) -> EntryRange:
     return EntryRange(file, 0, num_entries)
 
 
+def columns_of(ranges: list[EntryRange], job: Work) -> list[frozenset[str]]:
+    return [one.columns for one in trace_columns(ranges, job)]
+
+
 def note(path: Path, events: Any) -> None:
     """Note the number of entries in a file: the trace has a copy of the processor."""
     with path.open("a") as log:
@@ -53,8 +57,10 @@ def test_what_a_processor_touches(nano_files: NanoFiles, tmp_path: Path) -> None
         muons = events.Muon[events.Muon.pt > 20]
         return {"pt": ak.sum(muons.pt), "met": ak.sum(events.MET.pt)}
 
-    (columns,) = trace_columns([whole(nano_files.paths[1])], work(process))
-    assert columns == {"nMuon", "Muon_pt", "MET_pt"}
+    (trace,) = trace_columns([whole(nano_files.paths[1])], work(process))
+    assert trace.seed is not None
+    assert trace.seed.use.fields == {"Muon", "MET"}
+    assert trace.columns == {"nMuon", "Muon_pt", "MET_pt"}
     assert sizes.read_text() == "0\n"
 
 
@@ -66,7 +72,7 @@ def test_a_processor_that_needs_entries_gets_a_few(nano_files: NanoFiles, tmp_pa
         return float(events["MET_pt"][0])
 
     ranges = [whole(nano_files.paths[1]), whole(nano_files.paths[2], 40)]
-    assert trace_columns(ranges, work(process, None)) == [frozenset({"MET_pt"})] * 2
+    assert columns_of(ranges, work(process, None)) == [{"MET_pt"}] * 2
     assert sizes.read_text().split() == ["0", str(NUM_TRACED_ENTRIES), "0", "40"]
 
 
@@ -74,9 +80,9 @@ def test_what_fails_gives_nothing_and_raises_nothing(nano_files: NanoFiles, tmp_
     def process(events: Any) -> None:
         raise ValueError("no")
 
-    assert trace_columns([whole(nano_files.paths[0], 100)], work(process)) == [frozenset()]
+    assert columns_of([whole(nano_files.paths[0], 100)], work(process)) == [set()]
     missing = whole(tmp_path / "missing.root")
-    assert trace_columns([missing], work(len)) == [frozenset()]
+    assert columns_of([missing], work(len)) == [set()]
 
 
 def test_a_trace_does_not_show_in_the_processor(nano_files: NanoFiles) -> None:
@@ -91,7 +97,7 @@ def test_a_trace_does_not_show_in_the_processor(nano_files: NanoFiles) -> None:
 
     counts = Counts()
     job = work(counts, None)
-    assert trace_columns([whole(nano_files.paths[1])], job) == [frozenset({"MET_pt"})]
+    assert columns_of([whole(nano_files.paths[1])], job) == [{"MET_pt"}]
     with job.reader.read(whole(nano_files.paths[1])) as opened:
         assert job.process(opened.events) == {"calls": 1}
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from hepdask.opening import ReadOptions
+    from hepdask.opening import OpenFile, ReadOptions
     from hepdask.ranges import EntryRange
     from hepdask.readers.branches import RangeEvents
+    from hepdask.readers.uses import Uses
 
 __all__ = ["Reader", "build_reader", "event_metadata"]
 
@@ -21,14 +23,33 @@ __all__ = ["Reader", "build_reader", "event_metadata"]
 class Reader(Protocol):
     """Gives the events of a range. Pickled once for a run; what it keeps between ranges is kept per process."""
 
-    def read(self, entry_range: EntryRange) -> AbstractContextManager[RangeEvents]:
+    def read(
+        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Sequence[EntryRange] = ()
+    ) -> AbstractContextManager[RangeEvents]:
         """Open a range; its events may be used until the context ends.
+
+        Parameters
+        ----------
+        entry_range : EntryRange
+            What to read.
+        uses : Uses or None
+            What the processor is known to use: read at once, and built. None: nothing is known.
+        upcoming : sequence of EntryRange
+            What is read next, as far as that is known: if it is far away, its bytes are requested meanwhile.
 
         Raises
         ------
         FileReadError
             Here, or as soon as the processor touches a branch that can't be read.
         """
+        ...
+
+    def layout_key(self, opened: OpenFile) -> str:
+        """Return the same for all files whose events have the same form."""
+        ...
+
+    def pack_form(self, opened: OpenFile) -> bytes:
+        """Pickle the form of a file's events, as `Seed` has it."""
         ...
 
 

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import awkward
-from coffea.nanoevents.factory import _key_formatter
 
-from hepdask.metadata import check_unchanged
 from hepdask.readers import event_metadata
-from hepdask.readers.branches import (
-    BranchSource,
-    RangeEvents,
-    ReadTally,
-    kept_layout,
-    layout_key,
-)
-from hepdask.readers.damage import layout_errors
-from hepdask.readers.handles import lease
+from hepdask.readers.branches import BranchSource, layout_key
+from hepdask.readers.events import open_events, pack_form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Hashable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-    from hepdask.opening import ReadOptions
+    from hepdask.opening import OpenFile, ReadOptions
     from hepdask.ranges import EntryRange
+    from hepdask.readers.branches import RangeEvents
+    from hepdask.readers.uses import Uses
 
 __all__ = ["ArraysReader", "EventArray"]
 
@@ -57,32 +48,42 @@ class ArraysReader:
 
     options: ReadOptions
 
-    @contextmanager
-    def read(self, entry_range: EntryRange) -> Iterator[RangeEvents]:
+    def read(
+        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Sequence[EntryRange] = ()
+    ) -> AbstractContextManager[RangeEvents]:
         """Open a range; see `Reader`."""
-        with lease(entry_range.file, self.options) as handle:
-            opened = handle.open_file
-            check_unchanged(entry_range.file, opened)
-            requested = handle.num_requested_bytes if handle.was_kept else 0
-            started = perf_counter()
-            tally = ReadTally()
-            with layout_errors(entry_range, "plain arrays"):
-                source = BranchSource(handle, entry_range, tally)
-                form = kept_layout(("arrays", layout_key(opened)), lambda: _build_form(opened.tree))
-                events = awkward.from_buffers(
-                    form=form,
-                    length=entry_range.num_entries,
-                    container=source,
-                    buffer_key=partial(_key_formatter, source.key),
-                    behavior=_BEHAVIOR,
-                    attrs={"metadata": event_metadata(entry_range, opened.uuid)},
-                )
-            bulk_seconds = tally.read_seconds
-            form_seconds = perf_counter() - started - bulk_seconds
-            yield RangeEvents(events, handle, form_seconds, tally, requested)
+        return open_events(self, entry_range, uses, upcoming)
 
+    def pack_form(self, opened: OpenFile) -> bytes:
+        """Pickle the form of a file's events."""
+        return pack_form(self, opened)
 
-def _build_form(tree: Any) -> Any:
-    base_form = BranchSource.extract_form(tree)
-    base_form["parameters"]["__record__"] = "Events"
-    return awkward.forms.from_dict(base_form)
+    @property
+    def name(self) -> str:
+        """For errors."""
+        return "plain arrays"
+
+    @property
+    def key(self) -> Hashable:
+        """Tells it from other readers."""
+        return "arrays"
+
+    def layout_key(self, opened: OpenFile) -> str:
+        """Return the same for all files whose events have the same form."""
+        return layout_key(opened)
+
+    def build_form(self, opened: OpenFile) -> Any:
+        """Build the form of the branches."""
+        base_form = BranchSource.extract_form(opened.tree)
+        base_form["parameters"]["__record__"] = "Events"
+        return awkward.forms.from_dict(base_form)
+
+    def behavior(self) -> Mapping[Any, Any]:
+        """Return the class of the events."""
+        return _BEHAVIOR
+
+    def describe(
+        self, form: Any, entry_range: EntryRange, uuid: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the parameters and attributes of the events of a range."""
+        return {}, {"metadata": event_metadata(entry_range, uuid)}

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import awkward
 from coffea import nanoevents
-from coffea.nanoevents import NanoEventsFactory, schemas
+from coffea.nanoevents import schemas
 from coffea.nanoevents.schemas.edm4hep import podio_collection_types
 
 from hepdask.errors import OptionError, suggest
-from hepdask.metadata import check_unchanged
 from hepdask.readers import event_metadata
-from hepdask.readers.branches import (
-    BranchSource,
-    RangeEvents,
-    ReadTally,
-    kept_layout,
-    layout_key,
-)
-from hepdask.readers.damage import layout_errors
-from hepdask.readers.handles import lease
+from hepdask.readers.branches import BranchSource, layout_key
+from hepdask.readers.events import open_events, pack_form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from hepdask.opening import OpenFile, ReadOptions
     from hepdask.ranges import EntryRange
+    from hepdask.readers.branches import RangeEvents
+    from hepdask.readers.uses import Uses
 
 __all__ = ["NanoEventsReader", "find_schema"]
 
@@ -57,17 +50,6 @@ def find_schema(schema: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _RangeSchema:
-    """What NanoEventsFactory needs of a schema: a form, with the metadata of one range, and the behaviors."""
-
-    form: Any
-    schema: Any
-
-    def behavior(self) -> Any:
-        return self.schema.behavior()
-
-
-@dataclass(frozen=True, slots=True)
 class NanoEventsReader:
     """Reads ranges as NanoEvents.
 
@@ -82,36 +64,46 @@ class NanoEventsReader:
     schema: Any
     options: ReadOptions
 
-    @contextmanager
-    def read(self, entry_range: EntryRange) -> Iterator[RangeEvents]:
+    def read(
+        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Sequence[EntryRange] = ()
+    ) -> AbstractContextManager[RangeEvents]:
         """Open a range; see `Reader`."""
-        with lease(entry_range.file, self.options) as handle:
-            check_unchanged(entry_range.file, handle.open_file)
-            requested = handle.num_requested_bytes if handle.was_kept else 0
-            started = perf_counter()
-            tally = ReadTally()
-            with layout_errors(entry_range, self.schema.__name__):
-                source = BranchSource(handle, entry_range, tally)
-                schema = self._range_schema(entry_range, handle.open_file)
-                # the factory itself: cross references and nested collections find their arrays through it
-                events = NanoEventsFactory(schema, source, source.key, mode="virtual").events()
-            bulk_seconds = tally.read_seconds
-            form_seconds = perf_counter() - started - bulk_seconds
-            yield RangeEvents(events, handle, form_seconds, tally, requested)
+        return open_events(self, entry_range, uses, upcoming)
 
-    def _range_schema(self, entry_range: EntryRange, opened: OpenFile) -> _RangeSchema:
-        form = kept_layout(self._layout_key(opened), lambda: self._build_form(opened))
-        metadata = {**form.parameters["metadata"], **event_metadata(entry_range, opened.uuid)}
-        return _RangeSchema(
-            form.copy(parameters={**form.parameters, "metadata": metadata}), self.schema
-        )
+    def pack_form(self, opened: OpenFile) -> bytes:
+        """Pickle the form of a file's events."""
+        return pack_form(self, opened)
 
-    def _layout_key(self, opened: OpenFile) -> tuple[Any, ...]:
+    @property
+    def name(self) -> str:
+        """Of the schema."""
+        return str(self.schema.__name__)
+
+    @property
+    def key(self) -> Hashable:
+        """Tells it from other readers."""
+        return ("nanoevents", self.schema)
+
+    def layout_key(self, opened: OpenFile) -> str:
+        """Return the same for all files whose events have the same form."""
         # podio files say in a tree of their own what their branches are: one layout a file
         file = opened.uuid if issubclass(self.schema, schemas.EDM4HEPSchema) else ""
-        return ("nanoevents", self.schema, layout_key(opened), file)
+        return layout_key(opened) + file
 
-    def _build_form(self, opened: OpenFile) -> Any:
+    def behavior(self) -> Mapping[Any, Any]:
+        """Return the behaviors of the schema."""
+        behavior: Mapping[Any, Any] = self.schema.behavior()
+        return behavior
+
+    def describe(
+        self, form: Any, entry_range: EntryRange, uuid: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the parameters and attributes of the events of a range."""
+        known = form.parameters["metadata"]
+        return {"metadata": {**known, **event_metadata(entry_range, uuid)}}, {}
+
+    def build_form(self, opened: OpenFile) -> Any:
+        """Build coffea's form."""
         base_form = BranchSource.extract_form(opened.tree)
         base_form["typenames"] = opened.tree.typenames()
         if issubclass(self.schema, schemas.EDM4HEPSchema):

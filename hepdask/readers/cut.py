@@ -1,0 +1,317 @@
+"""Events that are built as far as they are used.
+
+Building the lazy events of 1,500 branches takes ten times as long as reading the few that are used. So only fields that
+the processor is known to use are built. In the place of each other one stands a column that says which event of the range
+is which: it goes with the events through slices and masks. Asking for such a field builds the events with all fields, and
+takes it from there, for just these events; what was read already is not read again. So a wrong guess costs the time of
+building, and nothing else.
+
+`awkward` functions that take the events apart without asking for a field by its name can't be helped in this way. They find
+that the column refuses to be read, and the processor is called again, with all fields.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import weakref
+from abc import ABCMeta
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import awkward
+import numpy as np
+from awkward._nplikes.numpy import Numpy
+from awkward._nplikes.virtual import VirtualNDArray
+from coffea.nanoevents.factory import NanoEventsFactory, _key_formatter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["EventsLayout", "LazyEvents", "UnbuiltFieldError", "plain_behavior"]
+
+#: In the parameters of a column that stands for a field, and in the attributes of events.
+_MARK = "hepdask_unbuilt"
+_KEY = "@hepdask"
+#: Cut forms that a layout keeps: a processor uses the same fields in every range.
+_MAX_CUTS = 4
+
+
+class UnbuiltFieldError(RuntimeError):
+    """A field was read that was not built, by something that does not ask for it by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventsLayout:
+    """What the events of all ranges of a layout have in common.
+
+    Attributes
+    ----------
+    form : awkward.forms.RecordForm
+        Of all fields.
+    behavior : mapping
+        With the class of events that notes what it is asked for.
+    """
+
+    form: Any
+    behavior: Mapping[Any, Any]
+    _cuts: dict[frozenset[str], Any] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, form: Any, behavior: Mapping[Any, Any]) -> EventsLayout:
+        """Make it from a form and the behaviors of its schema."""
+        record = form.parameters.get("__record__")
+        base = awkward.behavior.get(("*", record), awkward.Array)
+        base = behavior.get(("*", record), base)
+        return cls(form, {**behavior, ("*", record): _noting_class(base)})
+
+    @property
+    def can_be_cut(self) -> bool:
+        """False if its events are no records with a name."""
+        is_record = isinstance(self.form, awkward.forms.RecordForm) and not self.form.is_tuple
+        return is_record and isinstance(self.form.parameters.get("__record__"), str)
+
+    def cut(self, fields: frozenset[str]) -> Any:
+        """Return the form of these fields alone."""
+        found = self._cuts.get(fields)
+        if found is None:
+            names = [name for name in self.form.fields if name in fields]
+            found = awkward.forms.RecordForm([self.form.content(name) for name in names], names)
+            while len(self._cuts) >= _MAX_CUTS:
+                self._cuts.pop(next(iter(self._cuts)), None)
+            self._cuts[fields] = found
+        return found
+
+
+class LazyEvents:
+    """The events of one range, and what they are asked for.
+
+    Parameters
+    ----------
+    layout : EventsLayout
+        Theirs.
+    source : mapping
+        Makes their buffers.
+    num_entries : int
+        Of the range.
+    parameters, attributes : mapping
+        Of the events.
+    fields : frozenset of str or None
+        What to build; None: everything.
+
+    Attributes
+    ----------
+    unbuilt : frozenset of str
+        Fields that something else stands for.
+    fields : set of str
+        What was asked for so far.
+    missed : set of str
+        Those of them that had not been built.
+    is_bypassed : bool
+        True if an unbuilt field was read without being asked for: what came of it can't be used.
+    """
+
+    def __init__(
+        self,
+        layout: EventsLayout,
+        source: Any,
+        num_entries: int,
+        *,
+        parameters: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        fields: frozenset[str] | None,
+    ) -> None:
+        self._layout = layout
+        self._source = source
+        self._num_entries = num_entries
+        self._parameters = parameters
+        self._attributes = attributes
+        self._cut = fields if layout.can_be_cut else None
+        self._whole: Any = None
+        self._can_read = False
+        self.unbuilt: frozenset[str] = frozenset()
+        self.fields: set[str] = set()
+        self.missed: set[str] = set()
+        self.is_bypassed = False
+
+    def build(self) -> Any:
+        """Make what the processor is called with."""
+        return self.whole() if self._cut is None else self._build_cut(self._cut)
+
+    def whole(self) -> Any:
+        """Make the events with all fields, once."""
+        if self._whole is None:
+            content = self._from_buffers(self._layout.form)
+            content = content.copy(parameters={**content.parameters, **self._parameters})
+            self._whole = self._wrap(content)
+        return self._whole
+
+    def take(self, name: str, unbuilt: Any) -> Any:
+        """Give a field that was not built, for the events whose positions are in its place."""
+        self.missed.add(name)
+        with self._reading():
+            positions = awkward.materialize(unbuilt)
+        if positions.ndim != 1:
+            self._refuse()
+        values = self.whole()[name]
+        is_all = len(positions) == self._num_entries and bool(
+            awkward.all(awkward.fill_none(positions, -1) == np.arange(self._num_entries))
+        )
+        return values if is_all else values[positions]
+
+    def close(self) -> None:
+        """Let go of the events: what refers to itself would stay in memory until Python looks for such circles."""
+        self._whole = None
+
+    def _build_cut(self, fields: frozenset[str]) -> Any:
+        built = self._from_buffers(self._layout.cut(fields))
+        unbuilt = awkward.contents.NumpyArray(
+            VirtualNDArray(
+                Numpy.instance(),
+                (self._num_entries,),
+                np.dtype(np.int64),
+                self._positions,
+                __enable_caching__=False,
+            ),
+            parameters={_MARK: True},
+        )
+        names = self._layout.form.fields
+        self.unbuilt = frozenset(names) - fields
+        contents = dict(zip(built.fields, built.contents, strict=True))
+        return self._wrap(
+            awkward.contents.RecordArray(
+                [contents.get(name, unbuilt) for name in names],
+                names,
+                length=self._num_entries,
+                parameters={**self._layout.form.parameters, **self._parameters},
+            )
+        )
+
+    def _from_buffers(self, form: Any) -> Any:
+        return awkward.from_buffers(
+            form,
+            self._num_entries,
+            self._source,
+            buffer_key=self._buffer_key,
+            highlevel=False,
+        )
+
+    @property
+    def _buffer_key(self) -> Callable[..., str]:
+        return partial(_key_formatter, self._source.key)
+
+    def _wrap(self, content: Any) -> Any:
+        factory = _Factory(self)
+        attributes = {
+            # cross references find the events through it
+            "@events_factory": factory,
+            "@form": self._layout.form,
+            "@buffer_key": self._buffer_key,
+            _KEY: self,
+            **self._attributes,
+        }
+        events = awkward.Array(content, behavior=self._layout.behavior, attrs=attributes)
+        factory.keep(events)
+        return events
+
+    def _positions(self) -> Any:
+        if not self._can_read:
+            self._refuse()
+        return np.arange(self._num_entries, dtype=np.int64)
+
+    def _refuse(self) -> None:
+        self.is_bypassed = True
+        raise UnbuiltFieldError("a field was read that was not built; the range is processed again")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._can_read = True
+        try:
+            yield
+        finally:
+            self._can_read = False
+
+
+class _Factory(NanoEventsFactory):  # type: ignore[misc]  # coffea has no types
+    """Gives the events of a range to their own cross references."""
+
+    def __init__(self, lazy: LazyEvents) -> None:
+        super().__init__(lazy._layout, lazy._source, lazy._source.key, mode="virtual")
+        self._lazy = lazy
+        self._kept: Any = None
+
+    def keep(self, events: Any) -> None:
+        """Remember the events, as long as somebody else does."""
+        self._kept = weakref.ref(events)
+
+    def events(self) -> Any:
+        """Return the events, or make them anew."""
+        kept = self._kept()
+        return self._lazy.build() if kept is None else kept
+
+
+class _NotingMeta(ABCMeta):
+    """The class of classes that are made here: pickle finds them by what they are made from."""
+
+
+@cache
+def _noting_class(base: type) -> type:
+    """Make the class of events that notes which fields it is asked for."""
+    body = {"__getitem__": _getitem, "_hepdask_base": base, "__module__": base.__module__}
+    return _NotingMeta(base.__name__, (base,), body)
+
+
+copyreg.pickle(_NotingMeta, lambda made: (_noting_class, (made._hepdask_base,)))
+
+
+def plain_behavior(behavior: Any) -> Any:
+    """Return behaviors with the classes that they had before: nothing that leaves the range refers to it."""
+    if behavior is None or not any(isinstance(one, _NotingMeta) for one in behavior.values()):
+        return behavior
+    return {
+        key: one._hepdask_base if isinstance(one, _NotingMeta) else one
+        for key, one in behavior.items()
+    }
+
+
+def _getitem(events: Any, where: Any) -> Any:
+    lazy = events.attrs.get(_KEY)
+    plain = super(_find_noting(type(events)), events).__getitem__
+    if lazy is None:
+        return plain(where)
+    if isinstance(where, str):
+        lazy.fields.add(where)
+        found = plain(where)
+        return lazy.take(where, found) if _is_unbuilt(found) else found
+    names = _names_in(where)
+    if not names:
+        return plain(where)
+    lazy.fields.update(names)
+    unbuilt = {name: plain(name) for name in names if name in lazy.unbuilt}
+    if not unbuilt:
+        return plain(where)
+    for name, column in unbuilt.items():
+        events = awkward.with_field(events, lazy.take(name, column), name)
+    return super(_find_noting(type(events)), events).__getitem__(where)
+
+
+def _names_in(where: Any) -> list[str]:
+    """List the fields of events that a slice asks for: by a list of names, or somewhere in a tuple."""
+    if isinstance(where, list):
+        return where if where and all(isinstance(one, str) for one in where) else []
+    if not isinstance(where, tuple):
+        return []
+    # only the first ones are of the events: those that follow are of what is in there
+    first = next((one for one in where if isinstance(one, str) or _names_in(one)), None)
+    return [first] if isinstance(first, str) else _names_in(first)
+
+
+def _find_noting(kind: type) -> type:
+    """Find our own class: that of the events may inherit from it."""
+    return next(one for one in kind.__mro__ if "_hepdask_base" in vars(one))
+
+
+def _is_unbuilt(found: Any) -> bool:
+    return isinstance(found, awkward.Array) and bool(found.layout.purelist_parameter(_MARK))

@@ -1,0 +1,117 @@
+"""Open a range: what all readers do alike, whatever their events look like."""
+
+from __future__ import annotations
+
+import pickle
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hepdask.metadata import check_unchanged
+from hepdask.readers.branches import BranchSource, RangeEvents, ReadTally, kept_layout
+from hepdask.readers.cut import EventsLayout, LazyEvents
+from hepdask.readers.damage import layout_errors
+from hepdask.readers.handles import lease
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+    from hepdask.opening import OpenFile, ReadOptions
+    from hepdask.ranges import EntryRange
+    from hepdask.readers.uses import Uses
+
+__all__ = ["EventsKind", "open_events", "pack_form"]
+
+
+class EventsKind(Protocol):
+    """What events look like."""
+
+    @property
+    def options(self) -> ReadOptions:
+        """How files are opened."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """For errors."""
+        ...
+
+    @property
+    def key(self) -> Hashable:
+        """Tells it from others in this process."""
+        ...
+
+    def layout_key(self, opened: OpenFile) -> str:
+        """Return the same for all files whose events have the same form."""
+        ...
+
+    def build_form(self, opened: OpenFile) -> Any:
+        """Build the form of the events of a file; buffers are named as coffea's `UprootSourceMapping` reads them."""
+        ...
+
+    def behavior(self) -> Mapping[Any, Any]:
+        """Return awkward's behaviors."""
+        ...
+
+    def describe(
+        self, form: Any, entry_range: EntryRange, uuid: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the parameters and attributes of the events of a range."""
+        ...
+
+
+@contextmanager
+def open_events(
+    kind: EventsKind,
+    entry_range: EntryRange,
+    uses: Uses | None,
+    upcoming: Sequence[EntryRange] = (),
+) -> Iterator[RangeEvents]:
+    """Open a range; see `hepdask.readers.Reader`."""
+    with lease(entry_range.file, kind.options) as handle:
+        opened = handle.open_file
+        check_unchanged(entry_range.file, opened)
+        requested = handle.num_requested_bytes if handle.was_kept else 0
+        started = perf_counter()
+        tally = ReadTally()
+        with layout_errors(entry_range, kind.name):
+            layout_key = kind.layout_key(opened)
+            use = None if uses is None else uses.find(layout_key)
+            expected = frozenset() if use is None else use.branches
+            source = BranchSource(handle, entry_range, tally, expected)
+            layout = _find_layout(kind, opened, layout_key, uses)
+            parameters, attributes = kind.describe(layout.form, entry_range, opened.uuid)
+            lazy = LazyEvents(
+                layout,
+                source,
+                entry_range.num_entries,
+                parameters=parameters,
+                attributes=attributes,
+                fields=None if use is None else use.fields,
+            )
+            events = lazy.build()
+        bulk_seconds = tally.read_seconds
+        form_seconds = perf_counter() - started - bulk_seconds
+        try:
+            yield RangeEvents(
+                lazy, handle, layout_key, form_seconds, tally, requested, events, expected
+            )
+        finally:
+            lazy.close()
+
+
+def pack_form(kind: EventsKind, opened: OpenFile) -> bytes:
+    """Pickle the form of a file's layout, which is known in this process."""
+    return pickle.dumps(_find_layout(kind, opened, kind.layout_key(opened), None).form)
+
+
+def _find_layout(
+    kind: EventsKind, opened: OpenFile, layout_key: str, uses: Uses | None
+) -> EventsLayout:
+    def build() -> EventsLayout:
+        packed = None if uses is None else uses.form(layout_key)
+        form = kind.build_form(opened) if packed is None else pickle.loads(packed)
+        return EventsLayout.build(form, kind.behavior())
+
+    layout: EventsLayout = kept_layout((kind.key, layout_key), build)
+    return layout
