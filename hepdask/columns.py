@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from hepdask.errors import StoreError
 from hepdask.ranges import EntryRange
-from hepdask.readers.uses import Seed
+from hepdask.readers.uses import Seed, Use
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     from hepdask.attempt import Work
-    from hepdask.metadata import FileMetadata
+    from hepdask.metadata import FileMetadata, MetadataCache
     from hepdask.store import Section
 
-__all__ = ["KeptTraces", "Trace", "count_bytes_per_entry", "trace_columns"]
+__all__ = ["CachedTraces", "KeptTraces", "Trace", "count_bytes_per_entry", "trace_columns"]
 
 #: Entries that are really read if the processor can't do with none.
 NUM_TRACED_ENTRIES = 100
@@ -79,6 +79,54 @@ class KeptTraces:
         digest = hashlib.blake2b(repr(layout).encode(), digest_size=20, person=b"hepdask traces")
         # of no ranges: never taken for a node
         return f"{digest.hexdigest()}{0:08x}"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedTraces:
+    """Traces, noted in the metadata cache, for processors that are the same in code, arguments and schema.
+
+    Attributes
+    ----------
+    cache : MetadataCache
+        Where.
+    processor : str
+        Fingerprint of the processor, its schema and the versions.
+    """
+
+    cache: MetadataCache
+    processor: str
+
+    def load(self) -> dict[Hashable, Trace]:
+        """Return the traces that there are, by layout."""
+        found: dict[Hashable, Trace] = {}
+        for layout, noted in self.cache.notes(self._subject).items():
+            with suppress(KeyError, TypeError):  # of another version
+                fields = None if noted["fields"] is None else frozenset(noted["fields"])
+                use = Use(fields, frozenset(noted["branches"]))
+                columns = frozenset(noted["columns"])
+                found[layout] = Trace(
+                    columns, noted["bytes_per_entry"], noted["layout_key"], Seed(use)
+                )
+        return found
+
+    def save(self, traces: Mapping[Hashable, Trace]) -> None:
+        """Note the traces of some layouts; those that found nothing are tried again next time."""
+        noted = {
+            str(layout): {
+                "columns": sorted(one.columns),
+                "bytes_per_entry": one.bytes_per_entry,
+                "layout_key": one.layout_key,
+                "branches": sorted(one.seed.use.branches),
+                "fields": None if one.seed.use.fields is None else sorted(one.seed.use.fields),
+            }
+            for layout, one in traces.items()
+            if one.seed is not None
+        }
+        self.cache.note(self._subject, noted)
+
+    @property
+    def _subject(self) -> str:
+        return f"trace {self.processor}"
 
 
 def trace_columns(ranges: Iterable[EntryRange], work: Work) -> list[Trace]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hepdask.endpoints import LOCAL
@@ -405,6 +406,7 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator > 0 else 0.0
 
 
+@cache
 def host_name() -> str:
     """Return the name of this machine."""
     return socket.gethostname()

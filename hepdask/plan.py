@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hepdask.columns import KeptTraces, Trace, count_bytes_per_entry, trace_columns
+from hepdask.columns import CachedTraces, KeptTraces, Trace, count_bytes_per_entry, trace_columns
 from hepdask.discovery import expand_globs, make_absolute
 from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from hepdask.metadata import MetadataCache
     from hepdask.opening import ReadOptions
     from hepdask.progress import Progress
-    from hepdask.readers.uses import Seed
     from hepdask.ranges import SplitOptions
+    from hepdask.readers.uses import Seed
     from hepdask.recovery import RecoveryPolicy
     from hepdask.store import Section
 
@@ -135,6 +135,8 @@ class Planner:
         Shows the inspection.
     section : Section or None
         Of the store. Files are then known by their UUIDs, so those without one are inspected.
+    cached : CachedTraces or None
+        Where it is noted what the processor uses.
     """
 
     executor: Executor
@@ -146,6 +148,7 @@ class Planner:
     cache: MetadataCache | None
     progress: Progress
     section: Section | None = None
+    cached: CachedTraces | None = None
 
     def load(self, source: object, treename: str | None) -> Fileset:
         """Load a fileset of any dialect, expand its globs, take the files that are wanted.
@@ -270,27 +273,46 @@ class Planner:
         facts: Mapping[tuple[str, str], FileMetadata],
         work: Work,
     ) -> dict[Hashable, Trace]:
-        """Find the branches that the processor touches, for one file of each layout."""
+        """Find the branches that the processor touches, for one file of each layout.
+
+        They are looked for only where the size of ranges depends on them: else the first range of each process shows them, too.
+        """
         kept = None if self.section is None else KeptTraces(self.section)
         known = {} if kept is None else {layout: kept.load(layout) for layout in firsts}
         traces = {layout: found for layout, found in known.items() if found is not None}
-        missing = [layout for layout in firsts if layout not in traces]
-        files = [firsts[layout] for layout in missing]
+        cached = {} if self.cached is None else self.cached.load()
+        new = {
+            layout: cached[layout] for layout in firsts if layout not in traces and layout in cached
+        }
+        missing = [layout for layout in firsts if layout not in traces and layout not in new]
+        if missing and self.split.chunksize is None:
+            found = self._trace_now({layout: firsts[layout] for layout in missing}, facts, work)
+            new.update(found)
+            if self.cached is not None:
+                self.cached.save(found)
+        for layout, trace in new.items():
+            if kept is not None:
+                kept.save(layout, trace)
+        return {**traces, **new}
+
+    def _trace_now(
+        self,
+        firsts: Mapping[Hashable, InputFile],
+        facts: Mapping[tuple[str, str], FileMetadata],
+        work: Work,
+    ) -> dict[Hashable, Trace]:
+        files = list(firsts.values())
         ranges = [EntryRange(file, 0, file.num_entries or 0) for file in files]
-        if not ranges:
-            return traces
-        traced = self.executor.map(
+        found = self.executor.map(
             partial(trace_columns, work=work), ranges, name="trace", advance=lambda _: None
         )
-        for layout, found in zip(missing, traced, strict=True):
-            file = firsts[layout]
-            traced_use = Trace(frozenset(), None) if isinstance(found, BaseException) else found
-            columns = traced_use.columns | frozenset(file.preload)
+        traces: dict[Hashable, Trace] = {}
+        for layout, file, one in zip(firsts, files, found, strict=True):
+            if isinstance(one, BaseException):
+                continue
+            columns = one.columns | frozenset(file.preload)
             num_bytes = count_bytes_per_entry(facts[_key(file)], columns)
-            trace = replace(traced_use, columns=columns, bytes_per_entry=num_bytes)
-            traces[layout] = trace
-            if kept is not None and not isinstance(found, BaseException):
-                kept.save(layout, trace)
+            traces[layout] = replace(one, columns=columns, bytes_per_entry=num_bytes)
         return traces
 
     def _split(

@@ -6,10 +6,12 @@ All options and their defaults are here.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hepdask.attempt import Work
+from hepdask.columns import CachedTraces
 from hepdask.errors import FileReadError, OptionError
 from hepdask.executors import Executor, check_options
 from hepdask.fingerprint import fingerprint
@@ -259,7 +261,8 @@ class Runner:
         progress = self._choose_progress()
         try:
             section = None if processor is None else self._open_section(processor, options)
-            planner = self._planner(options, section, progress)
+            cached = None if processor is None else self._open_traces(processor, options)
+            planner = self._planner(options, section, cached, progress)
             return planner.plan(planner.load(fileset, treename).files, work)
         finally:
             progress.close()
@@ -270,7 +273,11 @@ class Runner:
         )
 
     def _planner(
-        self, options: ReadOptions, section: Section | None, progress: Progress
+        self,
+        options: ReadOptions,
+        section: Section | None,
+        cached: CachedTraces | None,
+        progress: Progress,
     ) -> Planner:
         return Planner(
             self.executor,
@@ -282,6 +289,7 @@ class Runner:
             self._cache,
             progress,
             section,
+            cached,
         )
 
     def _run(self, processor: Any, work: Work, options: ReadOptions) -> Run:
@@ -291,7 +299,7 @@ class Runner:
             processor,
             work,
             self._rules,
-            partial(self._planner, options, section),
+            partial(self._planner, options, section, self._open_traces(processor, options)),
             self._choose_progress,
             self._cache,
             section,
@@ -301,13 +309,24 @@ class Runner:
         """Open what the store has of this processor, with this schema and these versions."""
         if self._store is None:
             return None
+        section = self._store.section(self._fingerprint(processor, options))
         versions = library_versions()
-        # time limits change no result
-        what = (processor, self._schema, dict(options.uproot_options), versions)
-        section = self._store.section(fingerprint(what))
         name = getattr(processor, "__name__", type(processor).__name__)
         section.describe({"processor": name, "schema": str(self._schema), "versions": versions})
         return section
+
+    def _open_traces(self, processor: Any, options: ReadOptions) -> CachedTraces | None:
+        """Open what is known of the branches that this processor uses; None if the processor can't be told from others."""
+        if self._cache is None:
+            return None
+        with suppress(OptionError):
+            return CachedTraces(self._cache, self._fingerprint(processor, options))
+        return None
+
+    def _fingerprint(self, processor: Any, options: ReadOptions) -> str:
+        # time limits change no result
+        what = (processor, self._schema, dict(options.uproot_options), library_versions())
+        return fingerprint(what)
 
     def _choose_progress(self) -> Progress:
         return choose_progress(self._progress if self.executor.shows_progress else False)

@@ -24,6 +24,7 @@ from hepdask.failures import Failure, build_failure
 from hepdask.messages import record_messages
 from hepdask.metadata import FileMetadata, read_file_metadata
 from hepdask.partial import PartialResult, merge_results, process_name, span_of
+from hepdask.readers.handles import drop_ahead
 from hepdask.recovery import RecoveryPolicy
 from hepdask.rescue import Monitor, Rescue, Sizes
 from hepdask.tree import Node, arrange
@@ -52,6 +53,8 @@ __all__ = [
 
 #: Works (processor and reader) that a process keeps unpickled, for the tasks of a run and for concurrent runs.
 MAX_WORKS = 4
+#: Ranges whose bytes are requested ahead: the one after the next, too, as ranges differ in what they take.
+NUM_UPCOMING = 2
 
 
 def inspect_files(
@@ -145,15 +148,21 @@ class NodeTask:
     def run(self, *, is_root: bool = False) -> PartialResult:
         """Process the node, which may be that of the whole run."""
         tree = arrange(self.ranges)
-        once = self.attempt or self._attempt
+        upcoming = _find_upcoming(self.ranges)
+        once = self.attempt or (lambda one: self._attempt(one, upcoming.get(_end_of(one), ())))
         rescue = Rescue(once, self.work.recovery, self.monitor, self.sizes)
         stops = set(tree.dataset_stops[: None if self.ends_dataset else -1])
-        result = tree.fold(
-            tree.root,
-            lambda node: self._leaf(rescue, node),
-            lambda node, left, right: self._merge(node, left, right, is_edge=node.stop in stops),
-            self._load,
-        )
+        try:
+            result = tree.fold(
+                tree.root,
+                lambda node: self._leaf(rescue, node),
+                lambda node, left, right: self._merge(
+                    node, left, right, is_edge=node.stop in stops
+                ),
+                self._load,
+            )
+        finally:
+            drop_ahead()
         if self.checkpoints is None:
             return result
         return self.checkpoints.offer(result, is_last=is_root)
@@ -200,14 +209,28 @@ class NodeTask:
     def _key(self, node: Node) -> str:
         return "" if self.keys is None else self.keys.key(node)
 
-    def _attempt(self, entry_range: EntryRange) -> PartialResult:
+    def _attempt(self, entry_range: EntryRange, upcoming: Sequence[EntryRange]) -> PartialResult:
         limit = self.work.recovery.max_range_seconds
         try:
             with self.while_processing(), time_limit(limit, self.on_hang):
-                return attempt_range(entry_range, self.work, self.monitor.worker)
+                return attempt_range(entry_range, self.work, self.monitor.worker, upcoming)
         except TimeLimitReached:
             text = f"the range took longer than {limit:g} s"
             return late_failure(entry_range, self.work, self.monitor.worker, text)
+
+
+def _find_upcoming(
+    ranges: Sequence[EntryRange],
+) -> dict[tuple[str, str, int], Sequence[EntryRange]]:
+    """Tell what comes after each range, or after the last piece of one that was halved."""
+    return {
+        _end_of(one): ranges[index + 1 : index + 1 + NUM_UPCOMING]
+        for index, one in enumerate(ranges)
+    }
+
+
+def _end_of(entry_range: EntryRange) -> tuple[str, str, int]:
+    return entry_range.file.dataset, entry_range.file.file_path, entry_range.entry_stop
 
 
 def late_failure(entry_range: EntryRange, work: Work, worker: str, text: str) -> PartialResult:
@@ -227,7 +250,9 @@ def late_failure(entry_range: EntryRange, work: Work, worker: str, text: str) ->
     return PartialResult(failures=(failure,))
 
 
-def attempt_range(entry_range: EntryRange, work: Work, worker: str) -> PartialResult:
+def attempt_range(
+    entry_range: EntryRange, work: Work, worker: str, upcoming: Sequence[EntryRange] = ()
+) -> PartialResult:
     """Process a range once; a failure is in the result.
 
     Parameters
@@ -238,8 +263,10 @@ def attempt_range(entry_range: EntryRange, work: Work, worker: str) -> PartialRe
         What to do with it.
     worker : str
         Name of this worker, for failures.
+    upcoming : sequence of EntryRange
+        What comes next, as far as that is known.
     """
-    attempt = Attempt(entry_range)
+    attempt = Attempt(entry_range, upcoming)
     with record_messages(entry_range, worker=worker) as recorder:
         try:
             accumulator = attempt.process(work)

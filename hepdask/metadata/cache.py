@@ -20,7 +20,7 @@ from hepdask.metadata.facts import FileMetadata, local_state
 from hepdask.opening import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from hepdask.fileset import InputFile
 
@@ -31,13 +31,16 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 #: Written as SQLite's user_version. Raise it whenever the meaning of anything stored changes.
-CACHE_FORMAT_VERSION = 1
+CACHE_FORMAT_VERSION = 2
 _SCHEMA = (
     "CREATE TABLE layouts (digest TEXT PRIMARY KEY, packed BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE files (
         file_path TEXT NOT NULL, treename TEXT NOT NULL, layout TEXT NOT NULL,
         num_file_bytes INTEGER, mtime_ns INTEGER, stored_seconds INTEGER NOT NULL,
         facts BLOB NOT NULL, sizes BLOB NOT NULL, PRIMARY KEY (file_path, treename))""",
+    """CREATE TABLE notes (
+        subject TEXT NOT NULL, key TEXT NOT NULL, stored_seconds INTEGER NOT NULL, packed BLOB NOT NULL,
+        PRIMARY KEY (subject, key)) WITHOUT ROWID""",
 )
 # SQLite's least limit for the '?' of a statement is 999
 _PATHS_PER_QUERY = 500
@@ -61,7 +64,7 @@ def default_cache_path() -> Path:
 
 
 class MetadataCache:
-    """`FileMetadata` kept on disk, for all runs of a user.
+    """`FileMetadata` kept on disk, for all runs of a user, and what was noted of processors.
 
     Several processes may read and write it at once: each call is one SQLite transaction of its own connection, with
     the rollback journal (a write-ahead log needs shared memory, which network file systems don't have). A process that
@@ -141,6 +144,49 @@ class MetadataCache:
         if rows:
             self._write(insert, None)
 
+    def notes(self, subject: str) -> dict[str, Any]:
+        """Return what was noted of a subject.
+
+        Parameters
+        ----------
+        subject : str
+            Anything that names it: what a processor was found to use, under the processor's fingerprint, say.
+
+        Returns
+        -------
+        dict of str to JSON value
+            By key.
+        """
+
+        def find(connection: sqlite3.Connection) -> dict[str, Any]:
+            statement = "SELECT key, packed FROM notes WHERE subject = ?"
+            found = {}
+            for key, packed in connection.execute(statement, (subject,)):
+                with contextlib.suppress(ValueError, zlib.error):  # damaged: noted again
+                    found[key] = unpack(packed)
+            return found
+
+        return self._read(find, {})
+
+    def note(self, subject: str, values: Mapping[str, Any]) -> None:
+        """Note something of a subject, in place of what was noted under the same keys.
+
+        Parameters
+        ----------
+        subject : str
+            As for `notes`.
+        values : mapping of str to JSON value
+            By key.
+        """
+        now = int(time.time())
+        rows = [(subject, key, now, pack(value)) for key, value in values.items()]
+
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)", rows)
+
+        if rows:
+            self._write(insert, None)
+
     def forget(self, file_path: str, treename: str) -> None:
         """Forget one tree of one file: it turned out to have changed."""
         key = (_key(file_path), treename)
@@ -166,6 +212,7 @@ class MetadataCache:
             num_pruned = connection.execute(statement, (oldest,)).rowcount
             unused = "DELETE FROM layouts WHERE digest NOT IN (SELECT layout FROM files)"
             connection.execute(unused)
+            connection.execute("DELETE FROM notes WHERE stored_seconds <= ?", (oldest,))
             return num_pruned
 
         return self._write(delete, 0) if self.path.exists() else 0

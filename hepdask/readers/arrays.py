@@ -83,7 +83,10 @@ class ArraysReader:
         return _BEHAVIOR
 
     def describe(
-        self, form: Any, entry_range: EntryRange, uuid: str
+        self,
+        form: Any,  # noqa: ARG002  # other readers' forms know more
+        entry_range: EntryRange,
+        uuid: str,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the parameters and attributes of the events of a range."""
         return {}, {"metadata": event_metadata(entry_range, uuid)}

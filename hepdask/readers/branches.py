@@ -22,6 +22,7 @@ from coffea.nanoevents.mapping import TrivialUprootOpener, UprootSourceMapping
 from coffea.nanoevents.util import quote, tuple_to_key
 
 from hepdask.opening import as_read_error
+from hepdask.readers.ahead import find_ahead, request_branches
 from hepdask.readers.damage import (
     check_array,
     check_counts,
@@ -220,7 +221,11 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
             self._read(present)
 
     def _read(self, names: tuple[str, ...]) -> None:
-        tree = self._handle.open_file.tree
+        opened = self._handle.open_file
+        tree = opened.tree
+        if len(names) > 1:
+            # one round trip for all of them
+            request_branches(opened, names, self._start, self._stop, are_needed=True)
         self._arrays.update(
             self._measure(names, lambda: read_branches(tree, names, self._start, self._stop))
         )
@@ -229,7 +234,7 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
         self, names: tuple[str, ...], read: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         tally = self._tally
-        requested = self._handle.num_requested_bytes
+        requested = self._num_read_bytes()
         started = perf_counter()
         try:
             with fast_decompression():
@@ -245,10 +250,20 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
             raise read_error from read_error.__cause__
         finally:
             tally.read_seconds += perf_counter() - started
-            tally.num_compressed_bytes += self._handle.num_requested_bytes - requested
+            tally.num_compressed_bytes += self._num_read_bytes() - requested
             tally.columns.update(names)
         tally.num_uncompressed_bytes += sum(_num_bytes(array) for array in arrays.values())
         return arrays
+
+    def _num_read_bytes(self) -> int:
+        """Count what was requested and read: what is requested ahead is read later."""
+        ahead = find_ahead(self._handle.open_file)
+        requested = self._handle.num_requested_bytes
+        return (
+            requested
+            if ahead is None
+            else requested - ahead.num_ahead_bytes + ahead.num_served_bytes
+        )
 
     def _check(self, name: str, array: Any, known: dict[str, Any]) -> None:
         """Find what damaged bytes leave behind without an error: it would be one in the processor, or a wrong result."""

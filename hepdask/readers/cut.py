@@ -15,7 +15,6 @@ from __future__ import annotations
 import copyreg
 import weakref
 from abc import ABCMeta
-from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -28,7 +27,7 @@ from awkward._nplikes.virtual import VirtualNDArray
 from coffea.nanoevents.factory import NanoEventsFactory, _key_formatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["EventsLayout", "LazyEvents", "UnbuiltFieldError", "plain_behavior"]
 
@@ -255,15 +254,17 @@ class _Factory(NanoEventsFactory):  # type: ignore[misc]  # coffea has no types
 class _NotingMeta(ABCMeta):
     """The class of classes that are made here: pickle finds them by what they are made from."""
 
+    hepdask_base: type
+
 
 @cache
-def _noting_class(base: type) -> type:
+def _noting_class(base: type) -> Any:
     """Make the class of events that notes which fields it is asked for."""
-    body = {"__getitem__": _getitem, "_hepdask_base": base, "__module__": base.__module__}
+    body = {"__getitem__": _getitem, "hepdask_base": base, "__module__": base.__module__}
     return _NotingMeta(base.__name__, (base,), body)
 
 
-copyreg.pickle(_NotingMeta, lambda made: (_noting_class, (made._hepdask_base,)))
+copyreg.pickle(_NotingMeta, lambda made: (_noting_class, (made.hepdask_base,)))
 
 
 def plain_behavior(behavior: Any) -> Any:
@@ -271,14 +272,14 @@ def plain_behavior(behavior: Any) -> Any:
     if behavior is None or not any(isinstance(one, _NotingMeta) for one in behavior.values()):
         return behavior
     return {
-        key: one._hepdask_base if isinstance(one, _NotingMeta) else one
+        key: one.hepdask_base if isinstance(one, _NotingMeta) else one
         for key, one in behavior.items()
     }
 
 
 def _getitem(events: Any, where: Any) -> Any:
     lazy = events.attrs.get(_KEY)
-    plain = super(_find_noting(type(events)), events).__getitem__
+    plain = _find_plain(events)
     if lazy is None:
         return plain(where)
     if isinstance(where, str):
@@ -294,7 +295,7 @@ def _getitem(events: Any, where: Any) -> Any:
         return plain(where)
     for name, column in unbuilt.items():
         events = awkward.with_field(events, lazy.take(name, column), name)
-    return super(_find_noting(type(events)), events).__getitem__(where)
+    return _find_plain(events)(where)
 
 
 def _names_in(where: Any) -> list[str]:
@@ -308,9 +309,11 @@ def _names_in(where: Any) -> list[str]:
     return [first] if isinstance(first, str) else _names_in(first)
 
 
-def _find_noting(kind: type) -> type:
-    """Find our own class: that of the events may inherit from it."""
-    return next(one for one in kind.__mro__ if "_hepdask_base" in vars(one))
+def _find_plain(events: Any) -> Callable[[Any], Any]:
+    """Return the method that is called if nothing is noted; the class of the events may itself inherit from the noting one."""
+    noting: Any = next(one for one in type(events).__mro__ if "hepdask_base" in vars(one))
+    plain: Callable[[Any], Any] = super(noting, events).__getitem__
+    return plain
 
 
 def _is_unbuilt(found: Any) -> bool:

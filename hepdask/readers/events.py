@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import pickle
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hepdask.metadata import check_unchanged
+from hepdask.opening import read_errors
+from hepdask.readers.ahead import find_ahead, request_branches
 from hepdask.readers.branches import BranchSource, RangeEvents, ReadTally, kept_layout
 from hepdask.readers.cut import EventsLayout, LazyEvents
 from hepdask.readers.damage import layout_errors
-from hepdask.readers.handles import lease
+from hepdask.readers.handles import lease, open_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from hepdask.opening import OpenFile, ReadOptions
     from hepdask.ranges import EntryRange
+    from hepdask.readers.handles import Handle
     from hepdask.readers.uses import Uses
 
 __all__ = ["EventsKind", "open_events", "pack_form"]
@@ -65,7 +68,7 @@ def open_events(
     kind: EventsKind,
     entry_range: EntryRange,
     uses: Uses | None,
-    upcoming: Sequence[EntryRange] = (),
+    upcoming: Sequence[EntryRange],
 ) -> Iterator[RangeEvents]:
     """Open a range; see `hepdask.readers.Reader`."""
     with lease(entry_range.file, kind.options) as handle:
@@ -90,6 +93,7 @@ def open_events(
                 fields=None if use is None else use.fields,
             )
             events = lazy.build()
+            _look_ahead(kind, handle, uses, expected, entry_range, upcoming)
         bulk_seconds = tally.read_seconds
         form_seconds = perf_counter() - started - bulk_seconds
         try:
@@ -98,6 +102,36 @@ def open_events(
             )
         finally:
             lazy.close()
+
+
+def _look_ahead(
+    kind: EventsKind,
+    handle: Handle,
+    uses: Uses | None,
+    expected: frozenset[str],
+    entry_range: EntryRange,
+    upcoming: Sequence[EntryRange],
+) -> None:
+    """Request what the next ranges need; open the next file."""
+    opened = handle.open_file
+    if find_ahead(opened) is None:
+        return
+
+    def request(opened: OpenFile, names: frozenset[str], one: EntryRange) -> bool:
+        return bool(names) and request_branches(opened, names, one.entry_start, one.entry_stop)
+
+    def prepare(opened: OpenFile) -> None:
+        use = None if uses is None else uses.find(kind.layout_key(opened))
+        request(opened, frozenset() if use is None else use.branches, one)
+
+    # what can't be requested now is requested when it is read, and an error is one then
+    with suppress(*read_errors()):
+        for one in upcoming:
+            if one.file is not entry_range.file and one.file != entry_range.file:
+                open_ahead(one.file, kind.options, prepare)
+                break
+            if not request(opened, expected, one):
+                break
 
 
 def pack_form(kind: EventsKind, opened: OpenFile) -> bytes:

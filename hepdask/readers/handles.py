@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import os
 import threading
 import time
@@ -31,17 +32,30 @@ from hepdask.opening import (
     ReadOptions,
     close_connection,
     forget_connections,
+    local_path,
     local_status,
     note_failure,
     open_file,
 )
+from hepdask.readers.ahead import find_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hepdask.fileset import InputFile
 
-__all__ = ["Handle", "KeepOptions", "close_all", "configure", "count_kept", "lease"]
+__all__ = [
+    "Handle",
+    "KeepOptions",
+    "close_all",
+    "configure",
+    "count_kept",
+    "drop_ahead",
+    "lease",
+    "open_ahead",
+]
+#: How long a wait for a file that is being opened takes at a time.
+_WAIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +132,37 @@ def lease(file: InputFile, options: ReadOptions) -> Iterator[Handle]:
         See `hepdask.opening.open_file`.
     """
     pool = _pool_of_process()
+    waited_seconds = pool.wait_for_opening(file)
     kept = pool.take(file, options)
-    was_kept = kept is not None
     if kept is None:
         kept = _open(file, options)
+        waited_seconds += kept.open_file.open_seconds
     opened = kept.open_file
     try:
-        yield Handle(opened, was_kept, 0.0 if was_kept else opened.open_seconds)
+        yield Handle(opened, not kept.is_new, waited_seconds if kept.is_new else 0.0)
     except BaseException as error:
         if isinstance(error, FileReadError):
             note_failure(opened.replica, error)
         _discard(kept)
         raise
-    pool.put(kept)
+    pool.put(replace(kept, used_seconds=time.monotonic(), is_new=False))
+
+
+def open_ahead(file: InputFile, options: ReadOptions, then: Callable[[OpenFile], None]) -> None:
+    """Open a remote file in a thread, to be kept until its lease; one at a time.
+
+    Parameters
+    ----------
+    file : InputFile
+        What will be leased soon. Nothing is done if it is open already, or local.
+    options : ReadOptions
+        How to open it.
+    then : callable
+        Called in that thread, with the open file.
+    """
+    if any(local_path(replica) is not None for replica in file.replicas):
+        return
+    _pool_of_process().open_ahead(file, options, then)
 
 
 def configure(
@@ -176,6 +208,17 @@ def count_kept() -> int:
     return len(_pool_of_process().idle)
 
 
+def drop_ahead() -> None:
+    """Let go of bytes that were requested from kept files and not read: what was to be read next is not."""
+    pool = _pool_of_process()
+    with pool.lock:
+        idle = list(pool.idle)
+    for kept in idle:
+        ahead = find_ahead(kept.open_file)
+        if ahead is not None:
+            ahead.drop()
+
+
 def close_all() -> None:
     """Close the files that are kept; those in use are closed or kept at the end of their lease."""
     pool = _pool_of_process()
@@ -195,6 +238,8 @@ class _Kept:
     state: tuple[int, int, int, int] | None
     opened_seconds: float
     used_seconds: float
+    # nobody has had it yet
+    is_new: bool = True
 
 
 class _Pool:
@@ -205,6 +250,47 @@ class _Pool:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.idle: deque[_Kept] = deque()
+        self.opening: dict[str, threading.Event] = {}
+
+    def open_ahead(
+        self, file: InputFile, options: ReadOptions, then: Callable[[OpenFile], None]
+    ) -> None:
+        """Open a file in a thread of its own, unless one is being opened."""
+        with self.lock:
+            is_there = any(self._fits(one, file, options) for one in self.idle)
+            if self.opening or is_there:
+                return
+            done = self.opening[file.file_path] = threading.Event()
+
+        def run() -> None:
+            try:
+                # whoever needs the file then opens it again, and gets the error
+                with contextlib.suppress(Exception):
+                    kept = _open(file, options)
+                    with contextlib.suppress(Exception):
+                        then(kept.open_file)
+                    self.put(kept)
+            finally:
+                with self.lock:
+                    self.opening.pop(file.file_path, None)
+                done.set()
+
+        # limits on concurrent opens come with the context
+        context = contextvars.copy_context()
+        threading.Thread(
+            target=context.run, args=(run,), name="hepdask-open-ahead", daemon=True
+        ).start()
+
+    def wait_for_opening(self, file: InputFile) -> float:
+        """Wait while a thread opens this very file; return how long that took, in seconds."""
+        done = self.opening.get(file.file_path)
+        if done is None:
+            return 0.0
+        started = time.perf_counter()
+        # in short steps: a time limit can't end a wait in C
+        while not done.wait(_WAIT_SECONDS):
+            continue
+        return time.perf_counter() - started
 
     def take(self, file: InputFile, options: ReadOptions) -> _Kept | None:
         """Take a file out, if there is one that is as good as newly opened."""
@@ -219,7 +305,7 @@ class _Pool:
     def put(self, kept: _Kept) -> None:
         """Keep a file after use, the least recently used one giving way."""
         with self.lock:
-            self.idle.append(replace(kept, used_seconds=time.monotonic()))
+            self.idle.append(kept)
         self.close_surplus()
 
     def close_surplus(self) -> None:
@@ -238,14 +324,17 @@ class _Pool:
     def _pop(self, file: InputFile, options: ReadOptions) -> _Kept | None:
         with self.lock:
             for index, kept in enumerate(self.idle):
-                if (
-                    kept.treename == file.treename
-                    and kept.options == options
-                    and _is_good_choice(kept.open_file.replica, file)
-                ):
+                if self._fits(kept, file, options):
                     del self.idle[index]
                     return kept
         return None
+
+    def _fits(self, kept: _Kept, file: InputFile, options: ReadOptions) -> bool:
+        return (
+            kept.treename == file.treename
+            and kept.options == options
+            and _is_good_choice(kept.open_file.replica, file)
+        )
 
     def _is_current(self, kept: _Kept) -> bool:
         if kept.state is not None:

@@ -6,9 +6,11 @@ guess: what was not foreseen is built and read when it is touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Seed", "Use", "Uses"]
 
@@ -38,12 +40,13 @@ class Seed:
     ----------
     use : Use
         Of the processor.
-    form : bytes
-        Pickled form of the layout's events: making it from 1,500 branches takes 0.1 s, unpickling it 2 ms.
+    form : bytes or None
+        Pickled form of the layout's events: making it from 1,500 branches takes 0.1 s, unpickling it 2 ms. None: each process
+        makes it once.
     """
 
     use: Use
-    form: bytes
+    form: bytes | None = None
 
 
 class Uses:
