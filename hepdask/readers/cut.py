@@ -6,8 +6,8 @@ is which: it goes with the events through slices and masks. Asking for such a fi
 takes it from there, for just these events; what was read already is not read again. So a wrong guess costs the time of
 building, and nothing else.
 
-`awkward` functions that take the events apart without asking for a field by its name can't be helped in this way. They find
-that the column refuses to be read, and the processor is called again, with all fields.
+`awkward` functions that take the events apart without asking for a field by its name can't be helped in this way. The column
+notices that it was taken out or read, and the processor is called again, with all fields, whatever came of it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EventsLayout", "LazyEvents", "UnbuiltFieldError", "plain_behavior"]
 
-#: In the parameters of a column that stands for a field, and in the attributes of events.
+#: The name of a column that stands for a field, and where the attributes of events have who knows of them.
 _MARK = "hepdask_unbuilt"
 _KEY = "@hepdask"
+#: An array of such a column must notice that it was made. In a version of awkward where it can't, nothing is cut.
+_CAN_NOTICE = "__awkward_validation__" in awkward.Array._update_class.__code__.co_consts
 #: Cut forms that a layout keeps: a processor uses the same fields in every range.
 _MAX_CUTS = 4
 
@@ -64,13 +66,15 @@ class EventsLayout:
         record = form.parameters.get("__record__")
         base = awkward.behavior.get(("*", record), awkward.Array)
         base = behavior.get(("*", record), base)
-        return cls(form, {**behavior, ("*", record): _noting_class(base)})
+        classes = {("*", record): _noting_class(base), ("*", _MARK): _Unbuilt}
+        return cls(form, {**behavior, **classes})
 
     @property
     def can_be_cut(self) -> bool:
         """False if its events are no records with a name."""
         is_record = isinstance(self.form, awkward.forms.RecordForm) and not self.form.is_tuple
-        return is_record and isinstance(self.form.parameters.get("__record__"), str)
+        has_name = is_record and isinstance(self.form.parameters.get("__record__"), str)
+        return has_name and _CAN_NOTICE
 
     def cut(self, fields: frozenset[str]) -> Any:
         """Return the form of these fields alone."""
@@ -150,8 +154,9 @@ class LazyEvents:
     def take(self, name: str, unbuilt: Any) -> Any:
         """Give a field that was not built, for the events whose positions are in its place."""
         self.missed.add(name)
-        with self._reading():
-            positions = awkward.materialize(unbuilt)
+        with self.reading():
+            layout = awkward.materialize(unbuilt).layout
+            positions = awkward.without_parameters(layout)
         if positions.ndim != 1:
             self._refuse()
         values = self.whole()[name]
@@ -174,7 +179,7 @@ class LazyEvents:
                 self._positions,
                 __enable_caching__=False,
             ),
-            parameters={_MARK: True},
+            parameters={"__record__": _MARK},
         )
         names = self._layout.form.fields
         self.unbuilt = frozenset(names) - fields
@@ -216,21 +221,32 @@ class LazyEvents:
         return events
 
     def _positions(self) -> Any:
+        self.check_reading()
+        return np.arange(self._num_entries, dtype=np.int64)
+
+    def check_reading(self) -> None:
+        """Refuse what is not asked for by name.
+
+        Raises
+        ------
+        UnbuiltFieldError
+            If an unbuilt column is taken or read by anybody else.
+        """
         if not self._can_read:
             self._refuse()
-        return np.arange(self._num_entries, dtype=np.int64)
 
     def _refuse(self) -> None:
         self.is_bypassed = True
         raise UnbuiltFieldError("a field was read that was not built; the range is processed again")
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        self._can_read = True
+    def reading(self) -> Iterator[None]:
+        """Let unbuilt columns be taken and read in the ``with`` block."""
+        before, self._can_read = self._can_read, True
         try:
             yield
         finally:
-            self._can_read = False
+            self._can_read = before
 
 
 class _Factory(NanoEventsFactory):  # type: ignore[misc]  # coffea has no types
@@ -249,6 +265,15 @@ class _Factory(NanoEventsFactory):  # type: ignore[misc]  # coffea has no types
         """Return the events, or make them anew."""
         kept = self._kept()
         return self._lazy.build() if kept is None else kept
+
+
+class _Unbuilt(awkward.Array):  # type: ignore[misc]  # awkward has no types for subclasses
+    """A column that stands for a field."""
+
+    def __awkward_validation__(self) -> None:  # awkward's name: called for each array that is made
+        lazy = self.attrs.get(_KEY)
+        if lazy is not None:
+            lazy.check_reading()
 
 
 class _NotingMeta(ABCMeta):
@@ -284,17 +309,18 @@ def _getitem(events: Any, where: Any) -> Any:
         return plain(where)
     if isinstance(where, str):
         lazy.fields.add(where)
-        found = plain(where)
+        if where not in lazy.unbuilt:
+            return plain(where)
+        with lazy.reading():
+            found = plain(where)
         return lazy.take(where, found) if _is_unbuilt(found) else found
     names = _names_in(where)
-    if not names:
-        return plain(where)
     lazy.fields.update(names)
-    unbuilt = {name: plain(name) for name in names if name in lazy.unbuilt}
-    if not unbuilt:
-        return plain(where)
-    for name, column in unbuilt.items():
-        events = awkward.with_field(events, lazy.take(name, column), name)
+    for name in lazy.unbuilt.intersection(names):
+        with lazy.reading():
+            found = plain(name)
+        if _is_unbuilt(found):
+            events = awkward.with_field(events, lazy.take(name, found), name)
     return _find_plain(events)(where)
 
 
@@ -317,4 +343,4 @@ def _find_plain(events: Any) -> Callable[[Any], Any]:
 
 
 def _is_unbuilt(found: Any) -> bool:
-    return isinstance(found, awkward.Array) and bool(found.layout.purelist_parameter(_MARK))
+    return isinstance(found, _Unbuilt)

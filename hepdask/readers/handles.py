@@ -258,7 +258,7 @@ class _Pool:
         """Open a file in a thread of its own, unless one is being opened."""
         with self.lock:
             is_there = any(self._fits(one, file, options) for one in self.idle)
-            if self.opening or is_there:
+            if self.opening or is_there or not self.options.max_kept:
                 return
             done = self.opening[file.file_path] = threading.Event()
 
