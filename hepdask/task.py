@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +24,21 @@ from hepdask.failures import Failure, build_failure
 from hepdask.messages import record_messages
 from hepdask.metadata import FileMetadata, read_file_metadata
 from hepdask.partial import PartialResult, merge_results, process_name, span_of
-from hepdask.readers.handles import drop_ahead
+from hepdask.readers.handles import drop_ahead, lease
 from hepdask.recovery import RecoveryPolicy
 from hepdask.rescue import Monitor, Rescue, Sizes
 from hepdask.tree import Node, arrange
 from hepdask.watch import TimeLimitReached, time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from hepdask.attempt import Work
     from hepdask.checkpoints import Checkpoints, NodeKeys
     from hepdask.failures import FailureKind
     from hepdask.fileset import InputFile
-    from hepdask.opening import ReadOptions
+    from hepdask.opening import OpenFile, ReadOptions
     from hepdask.ranges import EntryRange
 
 __all__ = [
@@ -89,7 +89,7 @@ def _inspect_file(
     attempt = 1
     while True:
         try:
-            return read_file_metadata(file, options)
+            return read_file_metadata(file, options, _lease_file)
         except Exception as error:  # noqa: BLE001  # whatever it is, it becomes a failure of this file
             failure = build_failure(
                 error, file, None, worker=process_name(), skipped=skipped, kinds=recovery.kinds
@@ -100,6 +100,12 @@ def _inspect_file(
             return replace(failure, attempts=attempt)
         threading.Event().wait(step.wait_seconds)
         attempt += 1
+
+
+@contextmanager
+def _lease_file(file: InputFile, options: ReadOptions) -> Iterator[OpenFile]:
+    with lease(file, options) as handle:
+        yield handle.open_file
 
 
 @dataclass(frozen=True, slots=True)

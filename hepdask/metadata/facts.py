@@ -12,13 +12,15 @@ from hepdask.opening import (
     OpenFile,
     ReadOptions,
     as_read_error,
+    garbage_kept,
     local_status,
     open_file,
     read_errors,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from hepdask.fileset import InputFile
 
@@ -63,7 +65,11 @@ class FileMetadata:
     mtime_ns: int | None = None
 
 
-def read_file_metadata(file: InputFile, options: ReadOptions) -> FileMetadata:
+def read_file_metadata(
+    file: InputFile,
+    options: ReadOptions,
+    opener: Callable[[InputFile, ReadOptions], AbstractContextManager[OpenFile]] = open_file,
+) -> FileMetadata:
     """Open a file and read what is known of it without reading any event.
 
     Parameters
@@ -72,6 +78,8 @@ def read_file_metadata(file: InputFile, options: ReadOptions) -> FileMetadata:
         The file; what it promises (`uuid`, `num_entries`, `steps`) is checked.
     options : ReadOptions
         How to open it.
+    opener : callable
+        Opens it: one that keeps the file open makes its first range cheaper.
 
     Returns
     -------
@@ -89,7 +97,7 @@ def read_file_metadata(file: InputFile, options: ReadOptions) -> FileMetadata:
     """
     # before the file is opened: one that changes meanwhile then counts as changed at the next lookup
     state = local_state(file.file_path)
-    with open_file(file, options) as opened:
+    with opener(file, options) as opened, garbage_kept():
         check_unchanged(file, opened)
         try:
             kind, offsets, branches = _describe(opened)
