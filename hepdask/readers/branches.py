@@ -171,8 +171,10 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
         self._tally = tally
         self._arrays: dict[str, Any] = {}
         self._counts: dict[str, Any] = {}
-        self.partition_key = (opened.uuid, opened.tree.object_path, f"{self._start}-{self._stop}")
-        self.preload_column_source(*self.partition_key[:2], opened.tree)
+        place, tree_key = _name_tree(opened)
+        self.preload_column_source(*place, opened.tree)
+        #: The prefix of the names of buffers.
+        self.key = f"{tree_key}/{self._start}-{self._stop}"
         self._read_bulk(sorted({*entry_range.file.preload, *expected}))
 
     def get_column_handle(self, columnsource: Any, name: str, allow_missing: bool) -> Any:
@@ -288,11 +290,6 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
         where = f"branch {', '.join(map(repr, names[:3]))} of {self._range}"
         return as_read_error(error, self._range.file, where)
 
-    @property
-    def key(self) -> str:
-        """The prefix of the names of buffers."""
-        return str(tuple_to_key(self.partition_key))
-
     @classmethod
     def extract_form(cls, tree: Any) -> dict[str, Any]:
         """Return coffea's form of a tree, in which the name of each buffer says how it is read."""
@@ -301,6 +298,15 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
             warnings.filterwarnings("ignore", "Skipping |Found duplicate branch")
             form: dict[str, Any] = cls._extract_base_form(tree)
         return form
+
+
+def _name_tree(opened: OpenFile) -> tuple[tuple[str, str], str]:
+    """Return the UUID and path of a tree, and what the names of its buffers begin with; made once for an open file."""
+    if "tree_key" not in opened.notes:
+        place = (opened.uuid, opened.tree.object_path)
+        opened.notes["tree_key"] = place, str(tuple_to_key(place))
+    name: tuple[tuple[str, str], str] = opened.notes["tree_key"]
+    return name
 
 
 @dataclass(frozen=True, slots=True)

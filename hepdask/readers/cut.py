@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import awkward
 import numpy as np
-from awkward._nplikes.numpy import Numpy
+from awkward._backends.numpy import NumpyBackend
 from awkward._nplikes.virtual import VirtualNDArray
 from coffea.nanoevents.factory import NanoEventsFactory, _key_formatter
 
@@ -36,6 +36,7 @@ _MARK = "hepdask_unbuilt"
 _KEY = "@hepdask"
 #: An array of such a column must notice that it was made. In a version of awkward where it can't, nothing is cut.
 _CAN_NOTICE = "__awkward_validation__" in awkward.Array._update_class.__code__.co_consts
+_BACKEND = NumpyBackend.instance()
 #: Cut forms that a layout keeps: a processor uses the same fields in every range.
 _MAX_CUTS = 4
 
@@ -133,6 +134,7 @@ class LazyEvents:
         self._attributes = attributes
         self._cut = fields if layout.can_be_cut else None
         self._whole: Any = None
+        self._buffer_key: Callable[..., str] = partial(_key_formatter, source.key)
         self._can_read = False
         self.unbuilt: frozenset[str] = frozenset()
         self.fields: set[str] = set()
@@ -170,26 +172,31 @@ class LazyEvents:
         self._whole = None
 
     def _build_cut(self, fields: frozenset[str]) -> Any:
-        built = self._from_buffers(self._layout.cut(fields))
+        form = self._layout.cut(fields)
+        contents = {}
+        if form.fields:  # awkward takes its time for nothing, too
+            built = self._from_buffers(form)
+            contents = dict(zip(built.fields, built.contents, strict=True))
         unbuilt = awkward.contents.NumpyArray(
             VirtualNDArray(
-                Numpy.instance(),
+                _BACKEND.nplike,
                 (self._num_entries,),
                 np.dtype(np.int64),
                 self._positions,
                 __enable_caching__=False,
             ),
             parameters={"__record__": _MARK},
+            backend=_BACKEND,
         )
         names = self._layout.form.fields
         self.unbuilt = frozenset(names) - fields
-        contents = dict(zip(built.fields, built.contents, strict=True))
         return self._wrap(
             awkward.contents.RecordArray(
                 [contents.get(name, unbuilt) for name in names],
                 names,
                 length=self._num_entries,
                 parameters={**self._layout.form.parameters, **self._parameters},
+                backend=_BACKEND,
             )
         )
 
@@ -201,10 +208,6 @@ class LazyEvents:
             buffer_key=self._buffer_key,
             highlevel=False,
         )
-
-    @property
-    def _buffer_key(self) -> Callable[..., str]:
-        return partial(_key_formatter, self._source.key)
 
     def _wrap(self, content: Any) -> Any:
         factory = _Factory(self)
