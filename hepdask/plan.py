@@ -13,6 +13,7 @@ from hepdask.discovery import expand_globs, make_absolute
 from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
 from hepdask.metadata import FileMetadata
+from hepdask.opening import local_path
 from hepdask.ranges import EntryRange, limit_ranges, split_file
 from hepdask.tables import Table
 from hepdask.task import inspect_files
@@ -275,7 +276,8 @@ class Planner:
     ) -> dict[Hashable, Trace]:
         """Find the branches that the processor touches, for one file of each layout.
 
-        They are looked for only where the size of ranges depends on them: else the first range of each process shows them, too.
+        They are looked for only where the size of ranges depends on them, or each branch would be a round trip of its own: else
+        the first range of each process shows them, too.
         """
         kept = None if self.section is None else KeptTraces(self.section)
         known = {} if kept is None else {layout: kept.load(layout) for layout in firsts}
@@ -285,7 +287,8 @@ class Planner:
             layout: cached[layout] for layout in firsts if layout not in traces and layout in cached
         }
         missing = [layout for layout in firsts if layout not in traces and layout not in new]
-        if missing and self.split.chunksize is None:
+        far = any(local_path(firsts[layout].file_path) is None for layout in missing)
+        if missing and (far or self.split.chunksize is None):
             found = self._trace_now({layout: firsts[layout] for layout in missing}, facts, work)
             new.update(found)
             if self.cached is not None:

@@ -53,8 +53,8 @@ __all__ = [
 
 #: Works (processor and reader) that a process keeps unpickled, for the tasks of a run and for concurrent runs.
 MAX_WORKS = 4
-#: Ranges whose bytes are requested ahead: the one after the next, too, as ranges differ in what they take.
-NUM_UPCOMING = 2
+#: Ranges whose bytes are requested ahead, as long as these bytes are few: small ranges are done long before one round trip.
+NUM_UPCOMING = 8
 
 
 def inspect_files(

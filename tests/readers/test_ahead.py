@@ -1,0 +1,198 @@
+"""Bytes that are requested before they are read, from real servers; round trips are counted, not timed."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uproot
+
+from hepdask import LocalExecutor, Runner
+from hepdask.fileset import InputFile
+from hepdask.opening import ReadOptions
+from hepdask.ranges import EntryRange
+from hepdask.readers import ahead, build_reader, handles
+from hepdask.readers.ahead import AheadSource, find_ahead, request_branches
+from hepdask.readers.handles import close_all, drop_ahead, lease, open_ahead
+from hepdask.readers.uses import Seed, Use, Uses
+from tests.servers import LatencyProxy, XrdServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import NanoFiles
+
+OPTIONS = ReadOptions()
+BRANCHES = ("MET_phi", "MET_pt", "Muon_pt", "nMuon")
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    close_all()
+    yield
+    close_all()
+
+
+@pytest.fixture
+def proxy(xrd_server: XrdServer) -> Iterator[LatencyProxy]:
+    with LatencyProxy(xrd_server.port) as running:
+        yield running
+        # files are closed while their server can still answer
+        close_all()
+
+
+def remote(proxy: LatencyProxy, name: str = "nano_1.root", num_entries: int = 149) -> InputFile:
+    url = f"root://127.0.0.1:{proxy.port}//{name}"
+    return InputFile("dy", url, "Events", (url,), {}, num_entries=num_entries)
+
+
+def read(file: InputFile, start: int, stop: int, uses: Uses, *upcoming: EntryRange) -> Any:
+    reader = build_reader(None, OPTIONS)
+    with reader.read(EntryRange(file, start, stop), uses, upcoming) as opened:
+        arrays = [opened.events[name].to_list() for name in BRANCHES]
+        return arrays, opened.tally
+
+
+@pytest.fixture
+def uses(proxy: LatencyProxy) -> Uses:
+    """What a trace would have found."""
+    with build_reader(None, OPTIONS).read(EntryRange(remote(proxy), 0, 0)) as opened:
+        key = opened.layout_key
+    return Uses({key: Seed(Use(frozenset(BRANCHES), frozenset(BRANCHES)))})
+
+
+def test_all_branches_of_a_range_are_one_round_trip(proxy: LatencyProxy, uses: Uses) -> None:
+    file = remote(proxy)
+    first, _ = read(file, 0, 50, uses)
+    before = proxy.num_turns
+    arrays, tally = read(file, 50, 100, uses)
+    assert proxy.num_turns - before == 1
+    assert tally.columns == set(BRANCHES)
+    one_by_one = proxy.num_turns
+    assert read(file, 50, 100, Uses())[0] == arrays != first
+    assert proxy.num_turns - one_by_one == len(BRANCHES)
+
+
+def test_what_was_requested_is_not_requested_again(proxy: LatencyProxy, uses: Uses) -> None:
+    file = remote(proxy)
+    expected = [read(file, start, stop, uses) for start, stop in ((0, 50), (50, 100), (100, 149))]
+    close_all()
+    second, third = EntryRange(file, 50, 100), EntryRange(file, 100, 149)
+    tallies = [read(file, 0, 50, uses, second, third)[1]]
+    with lease(file, OPTIONS) as handle:
+        source = find_ahead(handle.open_file)
+        assert source is not None
+        requested = handle.num_requested_bytes
+        tallies += [read_in(handle, 50, 100), read_in(handle, 100, 149)]
+        assert handle.num_requested_bytes == requested
+    assert [one.num_compressed_bytes for one in tallies] == [
+        tally.num_compressed_bytes for _, tally in expected
+    ]
+    assert source.num_served_bytes == source.num_ahead_bytes
+
+
+def read_in(handle: Any, start: int, stop: int) -> Any:
+    from hepdask.readers.branches import BranchSource, ReadTally
+
+    tally = ReadTally()
+    file = InputFile("dy", handle.open_file.replica, "Events", (handle.open_file.replica,), {})
+    BranchSource(handle, EntryRange(file, start, stop), tally, BRANCHES)
+    return tally
+
+
+def test_a_run_gives_the_same_from_far_away(proxy: LatencyProxy, nano_files: NanoFiles) -> None:
+    def process(events: Any) -> Any:
+        return [events.Muon.pt.to_list(), events.MET.pt.to_list()]
+
+    runner = Runner(LocalExecutor(), chunksize=40, progress=False, metadata_cache=False)
+    names = [path.name for path in nano_files.paths]
+    far = runner.run({"dy": [remote(proxy, name).file_path for name in names]}, "Events", process)
+    near = runner.run({"dy": [str(path) for path in nano_files.paths]}, "Events", process)
+    assert far.output == near.output
+    figures = ("num_compressed_bytes", "num_uncompressed_bytes", "num_entries")
+    assert [getattr(far.metrics.total, one) for one in figures] == [
+        getattr(near.metrics.total, one) for one in figures
+    ]
+    assert far.metrics.partial.missed == frozenset()
+
+
+def test_not_more_than_there_is_room_for(
+    proxy: LatencyProxy, uses: Uses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "MAX_AHEAD_BYTES", 100)
+    file = remote(proxy)
+    with lease(file, OPTIONS) as handle:
+        before = handle.num_requested_bytes
+        assert not request_branches(handle.open_file, BRANCHES, 50, 100)
+        assert handle.num_requested_bytes == before
+        # what is read next needs its room anyway
+        assert request_branches(handle.open_file, BRANCHES, 0, 50, are_needed=True)
+        assert handle.num_requested_bytes > before
+
+
+def test_what_is_not_read_is_dropped(proxy: LatencyProxy) -> None:
+    file = remote(proxy)
+    with lease(file, OPTIONS) as handle:
+        assert request_branches(handle.open_file, BRANCHES, 0, 149)
+        source = find_ahead(handle.open_file)
+    assert source is not None
+    drop_ahead()
+    with lease(file, OPTIONS) as handle:
+        before = handle.num_requested_bytes
+        read_in(handle, 0, 149)
+        assert handle.num_requested_bytes > before
+    assert source.num_served_bytes < source.num_ahead_bytes
+
+
+def test_an_answer_that_never_came_is_asked_for_again(nano_files: NanoFiles) -> None:
+    with uproot.open(nano_files.paths[1]) as file:
+        branch = file["Events/MET_pt"]
+        places = [place for _, place in branch.entries_to_ranges_or_baskets(0, 149)]
+        source = AheadSource(file.file.source)
+        assert source.request(places)
+        lost = uproot.source.futures.TrivialFuture(None)
+        lost.result = lambda: (_ for _ in ()).throw(OSError("connection lost"))
+        start, stop = places[0]
+        source._chunks[start, stop] = uproot.source.chunk.Chunk(source, start, stop, lost)
+        file.file._source = source
+        assert len(branch.array()) == 149
+        assert source.num_served_bytes == source.num_ahead_bytes - (stop - start)
+
+
+def test_local_files_need_none_of_this(nano_files: NanoFiles) -> None:
+    path = str(nano_files.paths[1])
+    file = InputFile("dy", path, "Events", (path,), {})
+    with lease(file, OPTIONS) as handle:
+        assert find_ahead(handle.open_file) is None
+        assert not request_branches(handle.open_file, BRANCHES, 0, 50)
+    open_ahead(file, OPTIONS, lambda _: pytest.fail("it is local"))
+    assert not handles._pool_of_process().opening
+
+
+def test_the_next_file_is_opened_meanwhile(proxy: LatencyProxy, uses: Uses) -> None:
+    file, following = remote(proxy), remote(proxy, "nano_2.root", 40)
+    threads = threading.active_count()
+    read(file, 100, 149, uses, EntryRange(following, 0, 40))
+    # the lease waits for the thread, and what it has opened
+    with lease(following, OPTIONS) as handle:
+        source = find_ahead(handle.open_file)
+        assert not handle.was_kept
+        assert handle.open_seconds >= 0
+        requested = handle.num_requested_bytes
+        read_in(handle, 0, 40)
+        assert handle.num_requested_bytes == requested
+    assert source is not None
+    assert source.num_served_bytes > 0
+    with lease(following, OPTIONS) as handle:
+        assert handle.was_kept
+    assert threading.active_count() <= threads + 1
+
+
+def test_a_file_that_can_not_be_opened_ahead_is_an_error_when_it_is_read(
+    proxy: LatencyProxy, uses: Uses
+) -> None:
+    missing = remote(proxy, "missing.root")
+    read(remote(proxy), 100, 149, uses, EntryRange(missing, 0, 40))
+    with pytest.raises(OSError, match="no such file"):
+        read(missing, 0, 40, uses)
