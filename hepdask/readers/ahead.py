@@ -9,6 +9,8 @@ fetched is dropped at the end of the task, or when something else is requested. 
 from __future__ import annotations
 
 import queue
+import re
+from bisect import bisect
 from typing import TYPE_CHECKING, Any
 
 from hepdask.opening import local_path, read_errors
@@ -24,6 +26,8 @@ __all__ = ["AheadSource", "find_ahead", "request_branches"]
 #: two of them hide any round trip.
 MAX_AHEAD_BYTES = 64 * 2**20
 _NOTE = "ahead"
+#: A column of an RNTuple in uproot's forms.
+_COLUMN = re.compile(r"\"column-(\d+)")
 
 
 class AheadSource:
@@ -79,6 +83,17 @@ class AheadSource:
             notifications.put(chunk)
         missing = [one for one in ranges if tuple(one) not in known]
         return [*found, *(self._source.chunks(missing, notifications) if missing else ())]
+
+    def chunk(self, start: int, stop: int) -> Any:
+        """Give one piece of the file, as uproot asks for the pages of an RNTuple.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of bytes.
+        """
+        found = self._take((start, stop))
+        return self._source.chunk(start, stop) if found is None else found
 
     def request(self, ranges: Iterable[tuple[int, int]], *, are_needed: bool = False) -> bool:
         """Request pieces of the file, and don't wait for them.
@@ -160,15 +175,40 @@ def request_branches(
     ahead = find_ahead(opened)
     if ahead is None:
         return False
-    branches = [opened.tree[name] for name in names if name in opened.tree]
-    baskets = [
+    present = [name for name in names if name in opened.tree]
+    find = _find_pages if hasattr(opened.tree, "ntuple") else _find_baskets
+    places = find(opened.tree, present, entry_start, entry_stop) if present else []
+    return ahead.request(places, are_needed=are_needed)
+
+
+def _find_baskets(
+    tree: Any, names: list[str], entry_start: int, entry_stop: int
+) -> list[tuple[int, int]]:
+    return [
         (int(place[0]), int(place[1]))
-        for branch in branches
-        if hasattr(branch, "entries_to_ranges_or_baskets")  # fields of an RNTuple have pages
-        for _, place in branch.entries_to_ranges_or_baskets(entry_start, entry_stop)
+        for name in names
+        for _, place in tree[name].entries_to_ranges_or_baskets(entry_start, entry_stop)
         if isinstance(place, tuple)  # else it was read with the tree
     ]
-    return ahead.request(baskets, are_needed=are_needed)
+
+
+def _find_pages(
+    tree: Any, names: list[str], entry_start: int, entry_stop: int
+) -> list[tuple[int, int]]:
+    """Find the pages that uproot will read: of whole clusters, and of the one that begins where the range ends."""
+    form, _ = tree.to_akform(filter_name=names)
+    columns = {int(found) for found in _COLUMN.findall(form.to_json())}
+    ntuple = tree.ntuple
+    starts = [one.num_first_entry for one in ntuple.cluster_summaries]
+    places: dict[tuple[int, int], None] = {}
+    for cluster in range(bisect(starts, entry_start) - 1, bisect(starts, entry_stop)):
+        links = ntuple.page_link_list[max(cluster, 0)]
+        for column in columns:
+            # a column that was added later has none in the first clusters
+            for page in links[column].pages if column < len(links) else ():
+                start = int(page.locator.offset)
+                places[start, start + int(page.locator.num_bytes)] = None
+    return list(places)
 
 
 def _install(file: Any) -> AheadSource:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import warnings
+from bisect import bisect
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -224,12 +225,11 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
 
     def _read(self, names: tuple[str, ...]) -> None:
         opened = self._handle.open_file
-        tree = opened.tree
         if len(names) > 1:
             # one round trip for all of them
             request_branches(opened, names, self._start, self._stop, are_needed=True)
         self._arrays.update(
-            self._measure(names, lambda: read_branches(tree, names, self._start, self._stop))
+            self._measure(names, lambda: read_branches(opened, names, self._start, self._stop))
         )
 
     def _measure(
@@ -318,16 +318,16 @@ class _Column:
 
 
 def read_branches(
-    tree: Any, names: Sequence[str], entry_start: int, entry_stop: int
+    opened: OpenFile, names: Sequence[str], entry_start: int, entry_stop: int
 ) -> dict[str, Any]:
     """Read a range of some branches.
 
     Parameters
     ----------
-    tree : uproot.TTree or uproot.behaviors.RNTuple.RNTuple
-        The tree.
+    opened : OpenFile
+        The file.
     names : sequence of str
-        Branches of it.
+        Branches of its tree.
     entry_start, entry_stop : int
         Half-open range.
 
@@ -337,10 +337,35 @@ def read_branches(
         Lists have offsets of 64 bits that begin with 0.
     """
     # one by one: `tree.arrays` looks at all branches of the tree to find these, 45 ms for 1,500
+    tree = opened.tree
+    more = (
+        {"array_cache": _find_clusters(opened, entry_start, entry_stop)} if _is_ntuple(tree) else {}
+    )
     return {
-        name: _with_plain_offsets(tree[name].array(entry_start=entry_start, entry_stop=entry_stop))
+        name: _with_plain_offsets(
+            tree[name].array(entry_start=entry_start, entry_stop=entry_stop, **more)
+        )
         for name in names
     }
+
+
+def _find_clusters(opened: OpenFile, entry_start: int, entry_stop: int) -> dict[str, Any]:
+    """Return what is kept of the columns of an RNTuple's clusters: those of this range, and the one after it.
+
+    uproot reads whole clusters, and also the one that begins where a range ends (5.7): the next range finds it here. And the
+    offsets of a collection are read once for all its members.
+    """
+    clusters: dict[str, Any] = opened.notes.setdefault("clusters", {})
+    starts = [one.num_first_entry for one in opened.tree.ntuple.cluster_summaries]
+    needed = range(bisect(starts, entry_start) - 1, bisect(starts, entry_stop))
+    # their keys end with :cluster:column
+    for key in [one for one in clusters if int(one.rsplit(":", 2)[1]) not in needed]:
+        del clusters[key]
+    return clusters
+
+
+def _is_ntuple(tree: Any) -> bool:
+    return isinstance(tree, uproot.behaviors.RNTuple.HasFields)
 
 
 def _with_plain_offsets(array: Any) -> Any:
@@ -369,7 +394,7 @@ def layout_key(opened: OpenFile) -> str:
 
 
 def _hash_layout(tree: Any) -> str:
-    if isinstance(tree, uproot.behaviors.RNTuple.HasFields):
+    if _is_ntuple(tree):
         fields = [
             (one.field_name, one.type_name, one.parent_field_id, one.struct_role)
             for one in tree.field_records

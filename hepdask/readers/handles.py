@@ -209,11 +209,12 @@ def count_kept() -> int:
 
 
 def drop_ahead() -> None:
-    """Let go of bytes that were requested from kept files and not read: what was to be read next is not."""
+    """Let go of what kept files have for ranges that would come next, and don't."""
     pool = _pool_of_process()
     with pool.lock:
         idle = list(pool.idle)
     for kept in idle:
+        kept.open_file.notes.pop("clusters", None)
         ahead = find_ahead(kept.open_file)
         if ahead is not None:
             ahead.drop()

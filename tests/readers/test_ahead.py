@@ -5,21 +5,24 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import awkward as ak
+import numpy as np
 import pytest
 import uproot
 
 from hepdask import LocalExecutor, Runner
 from hepdask.fileset import InputFile
-from hepdask.opening import ReadOptions
+from hepdask.opening import ReadOptions, forget_connections
 from hepdask.ranges import EntryRange
 from hepdask.readers import ahead, build_reader, handles
-from hepdask.readers.ahead import AheadSource, find_ahead, request_branches
+from hepdask.readers.ahead import AheadSource, _find_pages, find_ahead, request_branches
 from hepdask.readers.handles import close_all, drop_ahead, lease, open_ahead
 from hepdask.readers.uses import Seed, Use, Uses
 from tests.servers import LatencyProxy, XrdServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import NanoFiles
 
@@ -38,8 +41,13 @@ def nothing_kept() -> Iterator[None]:
 def proxy(xrd_server: XrdServer) -> Iterator[LatencyProxy]:
     with LatencyProxy(xrd_server.port) as running:
         yield running
-        # files are closed while their server can still answer
-        close_all()
+        forget(running)
+
+
+def forget(proxy: LatencyProxy) -> None:
+    """Close files while their server can still answer."""
+    close_all()
+    forget_connections(f"root://127.0.0.1:{proxy.port}//")
 
 
 def remote(proxy: LatencyProxy, name: str = "nano_1.root", num_entries: int = 149) -> InputFile:
@@ -115,6 +123,54 @@ def test_a_run_gives_the_same_from_far_away(proxy: LatencyProxy, nano_files: Nan
         getattr(near.metrics.total, one) for one in figures
     ]
     assert far.metrics.partial.missed == frozenset()
+
+
+def write_ntuple(path: Path, num_clusters: int = 3) -> Path:
+    """Write an RNTuple in clusters of 100 entries."""
+    numbers = np.arange(100 * num_clusters, dtype=np.float32)
+    arrays = ak.Array({"x": numbers, "tracks": ak.unflatten(numbers, 1)})
+    with uproot.recreate(path) as file:
+        ntuple = file.mkrntuple("Events", arrays[:100])
+        for start in range(100, len(arrays), 100):
+            ntuple.extend(arrays[start : start + 100])
+    return path
+
+
+def test_clusters_of_an_ntuple_are_read_once(tmp_path: Path) -> None:
+    path = write_ntuple(tmp_path / "ntuple.root")
+    file = InputFile("dy", str(path), "Events", (str(path),), {})
+    read = build_reader(None, OPTIONS).read
+    values, num_bytes = [], 0
+    for start in (0, 100, 200):
+        with read(EntryRange(file, start, start + 100)) as opened:
+            values += opened.events.x.to_list()
+            assert ak.sum(opened.events.tracks) == sum(range(start, start + 100))
+            num_bytes += opened.tally.num_compressed_bytes
+    assert values == list(range(300))
+    with uproot.open(path) as whole:
+        pages = _find_pages(whole["Events"], ["x", "tracks"], 0, 300)
+    assert num_bytes == sum(stop - start for start, stop in pages)
+    drop_ahead()
+    with lease(file, OPTIONS) as handle:
+        assert "clusters" not in handle.open_file.notes
+
+
+def test_pages_of_an_ntuple_are_one_round_trip(xrd_server: XrdServer, served_path: Path) -> None:
+    write_ntuple(served_path / "data" / "ntuple.root")
+    with LatencyProxy(xrd_server.port) as proxy:
+        file = remote(proxy, "ntuple.root", 300)
+        reader = build_reader(None, OPTIONS)
+        with reader.read(EntryRange(file, 0, 0)) as opened:
+            key = opened.layout_key
+        names = frozenset({"x", "tracks"})
+        known = Uses({key: Seed(Use(names, names))})
+        with reader.read(EntryRange(file, 0, 100), known):
+            before = proxy.num_turns
+        with reader.read(EntryRange(file, 100, 300), known) as opened:
+            assert opened.events.x.to_list() == list(range(100, 300))
+            assert opened.events.tracks[-1].to_list() == [299]
+        assert proxy.num_turns - before == 1
+        forget(proxy)
 
 
 def test_not_more_than_there_is_room_for(
