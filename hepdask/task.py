@@ -21,9 +21,11 @@ from hepdask.checkpoints import CHECKPOINT_SECONDS
 from hepdask.endpoints import endpoint_of, process_health
 from hepdask.errors import RangeTimeoutError
 from hepdask.failures import Failure, build_failure
+from hepdask.merging import Merging
 from hepdask.messages import record_messages
 from hepdask.metadata import FileMetadata, read_file_metadata
-from hepdask.partial import PartialResult, merge_results, process_name, span_of
+from hepdask.metrics import PartialMetrics
+from hepdask.partial import PartialResult, process_name, span_of
 from hepdask.recovery import RecoveryPolicy
 from hepdask.rescue import Monitor, Rescue, Sizes
 from hepdask.tree import Node, arrange
@@ -52,6 +54,7 @@ __all__ = [
 
 #: Works (processor and reader) that a process keeps unpickled, for the tasks of a run and for concurrent runs.
 MAX_WORKS = 4
+_NO_COSTS = PartialMetrics()
 
 
 def inspect_files(
@@ -148,17 +151,21 @@ class NodeTask:
         once = self.attempt or self._attempt
         rescue = Rescue(once, self.work.recovery, self.monitor, self.sizes)
         stops = set(tree.dataset_stops[: None if self.ends_dataset else -1])
+        merging = Merging(self.monitor.worker, self.checkpoints)
         result = tree.fold(
             tree.root,
-            lambda node: self._leaf(rescue, node),
-            lambda node, left, right: self._merge(node, left, right, is_edge=node.stop in stops),
+            lambda node: self._leaf(rescue, node, merging),
+            lambda node, left, right: self._merge(
+                merging, node, left, right, is_edge=node.stop in stops
+            ),
             self._load,
         )
+        result = replace(result, metrics=merging.costs.total() + result.metrics)
         if self.checkpoints is None:
             return result
         return self.checkpoints.offer(result, is_last=is_root)
 
-    def _leaf(self, rescue: Rescue, node: Node) -> PartialResult:
+    def _leaf(self, rescue: Rescue, node: Node, merging: Merging) -> PartialResult:
         if self.monitor.is_stopped():
             return PartialResult()
         try:
@@ -166,21 +173,27 @@ class NodeTask:
         except KeyboardInterrupt:  # what is done already is kept
             self.monitor.interrupt()
             return PartialResult()
-        result = replace(result, key=self._key(node))
+        # costs are added up beside the tree: a sum for each node of it would cost more than the nodes
+        merging.costs.add(result.metrics)
+        result = replace(result, metrics=_NO_COSTS, key=self._key(node))
         return self._keep(result)
 
     def _merge(
-        self, node: Node, left: PartialResult, right: PartialResult, *, is_edge: bool
+        self,
+        merging: Merging,
+        node: Node,
+        left: PartialResult,
+        right: PartialResult,
+        *,
+        is_edge: bool,
     ) -> PartialResult:
         if self.checkpoints is None:
-            return merge_results(left, right, worker=self.monitor.worker)
+            return merging.merge(left, right)
         if (
             is_edge
         ):  # when a file is appended, this node is another one, but its left part is the same
             left = self.checkpoints.offer(left)
-        return self._keep(
-            self.checkpoints.merge(left, right, key=self._key(node), worker=self.monitor.worker)
-        )
+        return self._keep(merging.merge(left, right, key=self._key(node)))
 
     def _keep(self, result: PartialResult) -> PartialResult:
         """Keep what has been done so far, now and then."""
@@ -255,7 +268,8 @@ def attempt_range(entry_range: EntryRange, work: Work, worker: str) -> PartialRe
                 is_whole=True,
                 unsaved_seconds=sum(one.wall_seconds for one in metrics.hosts.values()),
             )
-    return replace(result, messages=recorder.messages)
+    messages = recorder.messages
+    return replace(result, messages=messages) if messages or messages.num_dropped else result
 
 
 def _failed(

@@ -24,7 +24,8 @@ from hepdask.endpoints import process_health, slots_from
 from hepdask.errors import ProcessDiedError
 from hepdask.failures import build_failure
 from hepdask.isolation import child_runner
-from hepdask.partial import PartialResult, merge_results
+from hepdask.merging import Merging
+from hepdask.partial import PartialResult
 from hepdask.ranges import EntryRange
 from hepdask.rescue import Sizes
 from hepdask.task import (
@@ -387,18 +388,13 @@ def merge_task(
     *inputs : PartialResult
         In dataset order.
     """
-    worker = get_worker().address
-    if checkpoints is None:
-        return merge_in_order(
-            order, inputs, lambda left, right: merge_results(left, right, worker=worker)
-        )
+    merging = Merging(get_worker().address, checkpoints)
     names = iter(keys)
     merged = merge_in_order(
-        order,
-        inputs,
-        lambda left, right: checkpoints.merge(left, right, key=next(names), worker=worker),
+        order, inputs, lambda left, right: merging.merge(left, right, key=next(names, ""))
     )
-    return checkpoints.offer(merged, is_last=is_root)
+    merged = replace(merged, metrics=merged.metrics + merging.costs.total())
+    return merged if checkpoints is None else checkpoints.offer(merged, is_last=is_root)
 
 
 def call_packed(packed: bytes) -> Any:
