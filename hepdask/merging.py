@@ -1,14 +1,16 @@
-"""The merges of one task: in place where it is safe, with their costs in one sum."""
+"""The merges of one task: in place where it is safe, with their costs in one sum, and with few large results in memory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hepdask.held import MAX_IN_MEMORY, Held, put_aside
 from hepdask.metrics import MetricsSum
-from hepdask.partial import PartialResult, merge_results
+from hepdask.partial import merge_results
 
 if TYPE_CHECKING:
     from hepdask.checkpoints import Checkpoints
+    from hepdask.partial import PartialResult
 
 __all__ = ["Merging"]
 
@@ -26,6 +28,8 @@ class Merging:
         Name of this worker, for failures.
     checkpoints : Checkpoints or None
         The store; None: there is none.
+    directory : str or None
+        On this machine, for large results that wait; None: where the system has temporary files.
 
     Attributes
     ----------
@@ -33,25 +37,59 @@ class Merging:
         Of the merges, and of what else the task puts there.
     """
 
-    def __init__(self, worker: str, checkpoints: Checkpoints | None) -> None:
+    def __init__(
+        self, worker: str, checkpoints: Checkpoints | None, directory: str | None = None
+    ) -> None:
         self.costs = MetricsSum()
         self._worker = worker
         self._checkpoints = checkpoints
-        # held until they are merged, so that no other object can get their identity
-        self._own: dict[int, Any] = {}
+        self._directory = directory
+        # in dataset order; what has the most ranges is needed last
+        self._waiting: list[Held] = []
 
-    def merge(self, left: PartialResult, right: PartialResult, *, key: str = "") -> PartialResult:
+    def make_room(self) -> None:
+        """Put large results aside that will not be needed soon: before a range is processed."""
+        if len(self._waiting) > MAX_IN_MEMORY:
+            put_aside(self._waiting, self._directory)
+
+    def hold(self, result: PartialResult, *, is_own: bool = False) -> Held:
+        """Hold a result until it is merged; each is merged with the one that was held before it.
+
+        Parameters
+        ----------
+        result : PartialResult
+            Not used by anybody else from now on.
+        is_own : bool
+            True if its accumulator was made by a merge here.
+        """
+        held = Held(result, is_own=is_own)
+        self._waiting.append(held)
+        return held
+
+    def release(self, held: Held) -> PartialResult:
+        """Give a result back that was held."""
+        self._waiting.remove(held)
+        return held.take()
+
+    def merge(
+        self, left: PartialResult, right: PartialResult, *, is_own: bool, key: str = ""
+    ) -> Held:
         """Merge two neighbours.
 
         Parameters
         ----------
         left, right : PartialResult
-            In dataset order; neither may be used after this.
+            In dataset order, both released; neither may be used after this.
+        is_own : bool
+            True if the accumulator of `left` was made by a merge here.
         key : str
             Name of their parent in the store.
+
+        Returns
+        -------
+        Held
+            The result.
         """
-        is_own = self._own.pop(id(left.accumulator), None) is not None
-        self._own.pop(id(right.accumulator), None)
         if self._checkpoints is None:
             merged = merge_results(
                 left, right, worker=self._worker, costs=self.costs, may_change_left=is_own
@@ -67,6 +105,5 @@ class Merging:
             )
         made = merged.accumulator
         # where two don't fit together, one of them stays as it is
-        if is_own if made is left.accumulator else made is not right.accumulator:
-            self._own[id(made)] = made
-        return merged
+        is_own = is_own if made is left.accumulator else made is not right.accumulator
+        return self.hold(merged, is_own=is_own)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hepdask.checkpoints import Checkpoints, NodeKeys
     from hepdask.failures import FailureKind
     from hepdask.fileset import InputFile
+    from hepdask.held import Held
     from hepdask.opening import ReadOptions
     from hepdask.ranges import EntryRange
 
@@ -129,6 +130,8 @@ class NodeTask:
         Those of these names that are there.
     ends_dataset : bool
         True if the last range is the last of its dataset.
+    scratch_directory : str or None
+        For large results that wait for their neighbours; None: where the system has temporary files.
     while_processing : callable
         Makes the context of each attempt to process a range.
     """
@@ -143,6 +146,7 @@ class NodeTask:
     keys: NodeKeys | None = None
     stored: frozenset[str] = frozenset()
     ends_dataset: bool = True
+    scratch_directory: str | None = None
     while_processing: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def run(self, *, is_root: bool = False) -> PartialResult:
@@ -151,49 +155,47 @@ class NodeTask:
         once = self.attempt or self._attempt
         rescue = Rescue(once, self.work.recovery, self.monitor, self.sizes)
         stops = set(tree.dataset_stops[: None if self.ends_dataset else -1])
-        merging = Merging(self.monitor.worker, self.checkpoints)
-        result = tree.fold(
+        merging = Merging(self.monitor.worker, self.checkpoints, self.scratch_directory)
+        held = tree.fold(
             tree.root,
             lambda node: self._leaf(rescue, node, merging),
             lambda node, left, right: self._merge(
                 merging, node, left, right, is_edge=node.stop in stops
             ),
-            self._load,
+            lambda node: self._load(node, merging),
         )
+        result = merging.release(held)
         result = replace(result, metrics=merging.costs.total() + result.metrics)
         if self.checkpoints is None:
             return result
         return self.checkpoints.offer(result, is_last=is_root)
 
-    def _leaf(self, rescue: Rescue, node: Node, merging: Merging) -> PartialResult:
+    def _leaf(self, rescue: Rescue, node: Node, merging: Merging) -> Held:
         if self.monitor.is_stopped():
-            return PartialResult()
+            return merging.hold(PartialResult())
+        merging.make_room()
         try:
             result = rescue.process(self.ranges[node.start])
         except KeyboardInterrupt:  # what is done already is kept
             self.monitor.interrupt()
-            return PartialResult()
+            return merging.hold(PartialResult())
         # costs are added up beside the tree: a sum for each node of it would cost more than the nodes
         merging.costs.add(result.metrics)
         result = replace(result, metrics=_NO_COSTS, key=self._key(node))
-        return self._keep(result)
+        return merging.hold(self._keep(result))
 
     def _merge(
-        self,
-        merging: Merging,
-        node: Node,
-        left: PartialResult,
-        right: PartialResult,
-        *,
-        is_edge: bool,
-    ) -> PartialResult:
+        self, merging: Merging, node: Node, first: Held, second: Held, *, is_edge: bool
+    ) -> Held:
+        right, left = merging.release(second), merging.release(first)
         if self.checkpoints is None:
-            return merging.merge(left, right)
+            return merging.merge(left, right, is_own=first.is_own)
         if (
             is_edge
         ):  # when a file is appended, this node is another one, but its left part is the same
             left = self.checkpoints.offer(left)
-        return self._keep(merging.merge(left, right, key=self._key(node)))
+        held = merging.merge(left, right, is_own=first.is_own, key=self._key(node))
+        return merging.hold(self._keep(merging.release(held)), is_own=held.is_own)
 
     def _keep(self, result: PartialResult) -> PartialResult:
         """Keep what has been done so far, now and then."""
@@ -201,14 +203,14 @@ class NodeTask:
             return result
         return self.checkpoints.offer(result, min_seconds=CHECKPOINT_SECONDS)
 
-    def _load(self, node: Node) -> PartialResult | None:
+    def _load(self, node: Node, merging: Merging) -> Held | None:
         if self.checkpoints is None or not self.stored:
             return None
         key = self._key(node)
         result = self.checkpoints.load(key) if key in self.stored else None
         if result is not None:
             self.monitor.node_loaded(result.num_entries)
-        return result
+        return None if result is None else merging.hold(result)
 
     def _key(self, node: Node) -> str:
         return "" if self.keys is None else self.keys.key(node)

@@ -44,6 +44,7 @@ ORDER = (
     "fingerprint",
     "store",
     "checkpoints",
+    "held",
     "merging",
     "readers",
     "recovery",

@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import signal
+import sys
 import time
 from collections import Counter, OrderedDict
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+from dask.sizeof import sizeof
 from dask.utils import format_bytes
 from distributed import Semaphore, get_worker
 from distributed.utils import sync
@@ -23,6 +25,7 @@ from hepdask.checkpoints import NodeKeys
 from hepdask.endpoints import process_health, slots_from
 from hepdask.errors import ProcessDiedError
 from hepdask.failures import build_failure
+from hepdask.held import count_bytes
 from hepdask.isolation import child_runner
 from hepdask.merging import Merging
 from hepdask.partial import PartialResult
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from hepdask.attempt import Work
     from hepdask.checkpoints import Checkpoints
     from hepdask.failures import Failure
+    from hepdask.held import Held
     from hepdask.tree import Shape
 
 __all__ = [
@@ -184,6 +188,7 @@ def process_task(
             keys=None if checkpoints is None else NodeKeys(ranges, identities),
             stored=stored,
             ends_dataset=ends_dataset,
+            scratch_directory=get_worker().local_directory,
         )
         try:
             with _shared_endpoints():
@@ -390,11 +395,20 @@ def merge_task(
     """
     merging = Merging(get_worker().address, checkpoints)
     names = iter(keys)
-    merged = merge_in_order(
-        order, inputs, lambda left, right: merging.merge(left, right, key=next(names, ""))
-    )
+
+    def merge(left: Held, right: Held) -> Held:
+        results = merging.release(left), merging.release(right)
+        return merging.merge(*results, is_own=left.is_own, key=next(names, ""))
+
+    merged = merging.release(merge_in_order(order, [merging.hold(one) for one in inputs], merge))
     merged = replace(merged, metrics=merged.metrics + merging.costs.total())
     return merged if checkpoints is None else checkpoints.offer(merged, is_last=is_root)
+
+
+@sizeof.register(PartialResult)  # type: ignore[untyped-decorator]  # dask has no types
+def _size_of(result: PartialResult) -> int:
+    """Tell dask how much memory a result takes: where it merges, and what it spills, depends on it."""
+    return sys.getsizeof(result) + count_bytes(result.accumulator)
 
 
 def call_packed(packed: bytes) -> Any:
