@@ -152,8 +152,18 @@ class ReductionTree:
         left = self.fold(children[0], leaf, merge, known)
         return merge(node, left, self.fold(children[1], leaf, merge, known))
 
-    def cut(self, weights: Sequence[float], max_weight: float) -> list[Node]:
-        """Cut the tree into tasks: the largest nodes that weigh at most `max_weight`.
+    def cut(
+        self,
+        weights: Sequence[float],
+        max_weight: float,
+        *,
+        min_weight: float | None = None,
+        num_lanes: int = 0,
+    ) -> list[Node]:
+        """Cut the tree into tasks: the largest nodes that weigh at most `max_weight`, and less towards the end.
+
+        What is still to come after the start of a task is divided among all who work on it: so no task is long when
+        others have run out of theirs (guided self-scheduling).
 
         Parameters
         ----------
@@ -161,6 +171,10 @@ class ReductionTree:
             What each leaf is expected to cost, in any unit.
         max_weight : float
             A node that weighs more is divided, down to single leaves.
+        min_weight : float or None
+            No node is divided at the end that weighs less than this; None: all may weigh `max_weight`.
+        num_lanes : int
+            A task takes at most one part in so many of what is left from its start on; only with `min_weight`.
 
         Returns
         -------
@@ -168,12 +182,16 @@ class ReductionTree:
             In dataset order; each leaf is in exactly one.
         """
         total = [0.0, *accumulate(weights)]
+        floor = max_weight if min_weight is None else min(min_weight, max_weight)
+        share = 1 / num_lanes if num_lanes else 1.0
         nodes = []
         pending = [self.root] if len(self.root) else []
         while pending:
             node = pending.pop()
+            start = total[node.start]
+            limit = min(max_weight, max(floor, share * (total[-1] - start)))
             children = self.children(node)
-            if not children or total[node.stop] - total[node.start] <= max_weight:
+            if not children or total[node.stop] - start <= limit:
                 nodes.append(node)
             else:
                 pending.extend(reversed(children))

@@ -37,6 +37,7 @@ ORDER = (
     "accumulator",
     "inplace",
     "metrics",
+    "costs",
     "failures",
     "completeness",
     "partial",

@@ -186,9 +186,8 @@ def run_hepdask(client: Client, filler: Filler) -> Callable[[Any], Any]:
 
 def main() -> None:
     """Compare at full size, or at the size that is given."""
-    num_ranges, num_megabytes = [*map(int, sys.argv[1:3]), 1_000, 64][
-        : 2 if len(sys.argv) < 3 else 2
-    ]
+    given = [int(one) for one in sys.argv[1:3]]
+    num_ranges, num_megabytes = (*given, *(1_000, 64)[len(given) :])
     for cost in compare(num_ranges, num_megabytes * 10**6):
         print(cost)
 
