@@ -1,8 +1,8 @@
-"""Results that wait for their neighbours: in memory if they are small or few, otherwise in a file of their own on this machine.
+"""Large results that wait for their neighbours: in files of their own on this machine, and few of them in memory.
 
-A task of `n` ranges holds up to ``log2(n)`` results at a time, as the shape of the tree is fixed. With accumulators of many
-megabytes that is what fills a worker. Those that wait longest are put aside: they are the largest subtrees, and there are few
-of them.
+A task of `n` ranges holds up to ``log2(n)`` results at a time, as the shape of the tree is fixed, and those of finished tasks wait
+for each other. With accumulators of many megabytes that is what fills a worker. In a task those that wait longest are put aside:
+they are the largest subtrees, and few. What a task hands on is put aside in any case.
 """
 
 from __future__ import annotations
@@ -16,18 +16,116 @@ from typing import TYPE_CHECKING, Any
 from hepdask.partial import PartialResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import IO
 
-__all__ = ["Held", "count_bytes", "put_aside"]
+__all__ = ["Aside", "Held", "bring_back", "count_bytes", "hand_on", "put_aside"]
 
 #: Results that wait in memory at a time, however large; more of them only if they are small.
 MAX_IN_MEMORY = 2
-#: What is smaller stays in memory: a file costs about a millisecond.
-MIN_BYTES = 4 * 2**20
+#: What is smaller stays in memory.
+MIN_BYTES = 16 * 2**20
 #: Objects of an accumulator that are looked at for their size.
 MAX_OBJECTS = 10_000
 _TAKEN = PartialResult()
+
+
+class Aside:
+    """An accumulator in a file that has no name, and vanishes with this object or its process.
+
+    It can be loaded any number of times, each time as a new object. Pickled, it is what is in the file.
+
+    Parameters
+    ----------
+    pieces : sequence of bytes-like
+        The pickle of the accumulator and its buffers.
+    directory : str or None
+        On this machine; None: where the system has temporary files.
+
+    Attributes
+    ----------
+    num_bytes : int
+        In the file.
+    """
+
+    __slots__ = ("_file", "_sizes", "num_bytes")
+
+    def __init__(self, pieces: Sequence[Any], directory: str | None = None) -> None:
+        views = [memoryview(piece).cast("B") for piece in pieces]
+        self._sizes = [view.nbytes for view in views]
+        self.num_bytes = sum(self._sizes)
+        self._file = tempfile.TemporaryFile(dir=directory, prefix="hepdask-")  # noqa: SIM115  # as long as this object
+        try:
+            for view in views:
+                self._file.write(view)
+            self._file.flush()
+        except OSError:
+            self._file.close()
+            raise
+
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)
+        if file is not None:
+            file.close()
+
+    def load(self) -> Any:
+        """Return the accumulator: a new object, that nobody else holds."""
+        stream, *buffers = self._read_all()
+        return pickle.loads(stream, buffers=buffers)
+
+    def _read_all(self) -> list[bytearray]:
+        self._file.seek(0)
+        return [_read(self._file, size) for size in self._sizes]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # dask asks for the protocol that has buffers, and sends them as they are
+        kind = pickle.PickleBuffer if protocol >= 5 else bytes
+        return _receive, tuple(map(kind, self._read_all()))
+
+
+def _receive(*pieces: Any) -> Any:
+    """Put what came from another process aside here; what has no place stays in memory."""
+    try:
+        return Aside(pieces)
+    except OSError:
+        stream, *buffers = (bytearray(piece) for piece in pieces)
+        return pickle.loads(stream, buffers=buffers)
+
+
+def _write(accumulator: Any, directory: str | None) -> Aside | None:
+    """Put an accumulator aside; None if it can't be pickled, or has no place there."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        stream = pickle.dumps(accumulator, 5, buffer_callback=buffers.append)
+        return Aside([stream, *(one.raw() for one in buffers)], directory)
+    except Exception:  # noqa: BLE001  # pickling runs anybody's code
+        return None
+
+
+def hand_on(result: PartialResult, directory: str | None) -> PartialResult:
+    """Put the accumulator of a finished task aside if it is large, until the next one needs it.
+
+    Parameters
+    ----------
+    result : PartialResult
+        Of the task.
+    directory : str or None
+        On this machine.
+    """
+    if count_bytes(result.accumulator) < MIN_BYTES:
+        return result
+    aside = _write(result.accumulator, directory)
+    return result if aside is None else replace(result, accumulator=aside)
+
+
+def bring_back(result: PartialResult) -> PartialResult:
+    """Undo `hand_on`."""
+    accumulator = result.accumulator
+    return (
+        replace(result, accumulator=accumulator.load())
+        if isinstance(accumulator, Aside)
+        else result
+    )
 
 
 class Held:
@@ -41,13 +139,11 @@ class Held:
         True if its accumulator was made by a merge in this task: nobody at all holds it.
     """
 
-    __slots__ = ("_file", "_num_bytes", "_result", "_sizes", "is_own")
+    __slots__ = ("_num_bytes", "_result", "is_own")
 
     def __init__(self, result: PartialResult, *, is_own: bool) -> None:
         self._result = result
         self.is_own = is_own
-        self._file: IO[bytes] | None = None
-        self._sizes: list[int] = []
         self._num_bytes: int | None = None
 
     @property
@@ -60,47 +156,29 @@ class Held:
     @property
     def is_in_memory(self) -> bool:
         """True until it is put aside."""
-        return self._file is None
+        return not isinstance(self._result.accumulator, Aside)
 
     def take(self) -> PartialResult:
         """Return the result, once: it is not held here any more."""
-        result, file = self._result, self._file
         # whoever made this object may still refer to it
-        self._result = _TAKEN
-        if file is None:
-            return result
-        with file:
-            file.seek(0)
-            stream, *buffers = [_read(file, size) for size in self._sizes]
-        self.is_own = True  # a copy that was made here
-        return replace(result, accumulator=pickle.loads(stream, buffers=buffers))
+        result, self._result = self._result, _TAKEN
+        if isinstance(result.accumulator, Aside):
+            self.is_own = True  # a copy that was made here
+        return bring_back(result)
 
     def put_aside(self, directory: str | None) -> None:
-        """Write the accumulator to a file that has no name, and vanishes with this process. If that can't be, it stays here.
+        """Write the accumulator to a file. If that can't be, it stays here.
 
         Parameters
         ----------
         directory : str or None
             On this machine; None: where the system has temporary files.
         """
-        buffers: list[pickle.PickleBuffer] = []
-        try:
-            stream = pickle.dumps(self._result.accumulator, 5, buffer_callback=buffers.append)
-            pieces = [memoryview(stream), *(one.raw() for one in buffers)]
-            file = tempfile.TemporaryFile(dir=directory, prefix="hepdask-")  # noqa: SIM115  # closed by take
-        except Exception:  # noqa: BLE001  # what can't be pickled (or has no place) stays in memory
+        aside = _write(self._result.accumulator, directory)
+        if aside is None:
             self._num_bytes = 0
-            return
-        try:
-            for piece in pieces:
-                file.write(piece)
-        except OSError:
-            file.close()
-            self._num_bytes = 0
-            return
-        self._sizes = [piece.nbytes for piece in pieces]
-        self._file = file
-        self._result = replace(self._result, accumulator=None)
+        else:
+            self._result = replace(self._result, accumulator=aside)
 
 
 def put_aside(waiting: Iterable[Held], directory: str | None) -> None:
@@ -159,6 +237,8 @@ def count_bytes(accumulator: Any) -> int:
 
 def _own_bytes(value: Any) -> int:
     histograms = sys.modules.get("boost_histogram")
+    if isinstance(value, Aside):
+        return value.num_bytes
     if histograms is not None and isinstance(value, histograms.Histogram):
         return int(value.view(flow=True).nbytes)
     size = getattr(value, "nbytes", None)

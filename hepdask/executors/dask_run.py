@@ -24,6 +24,7 @@ from hepdask.executors.dask_graph import Graph, TaskOptions
 from hepdask.executors.dask_tasks import DIED, MARKS, SUMS, stop_run
 from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
+from hepdask.held import bring_back
 from hepdask.partial import PartialResult, merge_results, process_name
 from hepdask.tree import Node
 
@@ -337,8 +338,7 @@ class DaskRun:
         tree = self._job.tree
         if self._graph.is_finished(tree.root) and self._is_connected():
             with suppress(*LOST_ERRORS):
-                result: PartialResult = self._graph.futures[tree.root].result()
-                return result
+                return bring_back(self._graph.futures[tree.root].result())
         return self._merge_rest()
 
     def _merge_rest(self) -> PartialResult:
@@ -387,7 +387,7 @@ class DaskRun:
         for node in nodes:
             # one by one: what is lost with a worker costs itself alone
             with suppress(*LOST_ERRORS):
-                results[node] = graph.futures[node].result(timeout=GATHER_SECONDS)
+                results[node] = bring_back(graph.futures[node].result(timeout=GATHER_SECONDS))
         return results
 
     def _find_errors(self) -> Iterator[tuple[Node, Any]]:

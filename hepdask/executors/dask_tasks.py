@@ -25,7 +25,7 @@ from hepdask.checkpoints import NodeKeys
 from hepdask.endpoints import process_health, slots_from
 from hepdask.errors import ProcessDiedError
 from hepdask.failures import build_failure
-from hepdask.held import count_bytes
+from hepdask.held import count_bytes, hand_on
 from hepdask.isolation import child_runner
 from hepdask.merging import Merging
 from hepdask.partial import PartialResult
@@ -192,7 +192,8 @@ def process_task(
         )
         try:
             with _shared_endpoints():
-                return task.run(is_root=is_root)
+                result = task.run(is_root=is_root)
+            return result if is_root else hand_on(result, get_worker().local_directory)
         finally:
             monitor.finish()
 
@@ -402,12 +403,14 @@ def merge_task(
 
     merged = merging.release(merge_in_order(order, [merging.hold(one) for one in inputs], merge))
     merged = replace(merged, metrics=merged.metrics + merging.costs.total())
-    return merged if checkpoints is None else checkpoints.offer(merged, is_last=is_root)
+    if checkpoints is not None:
+        merged = checkpoints.offer(merged, is_last=is_root)
+    return merged if is_root else hand_on(merged, get_worker().local_directory)
 
 
 @sizeof.register(PartialResult)  # type: ignore[untyped-decorator]  # dask has no types
 def _size_of(result: PartialResult) -> int:
-    """Tell dask how much memory a result takes: where it merges, and what it spills, depends on it."""
+    """Tell dask how large a result is, in memory or put aside: it merges where the data are."""
     return sys.getsizeof(result) + count_bytes(result.accumulator)
 
 
