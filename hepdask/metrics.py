@@ -268,6 +268,11 @@ class RunMetrics:
         Time that workers spent on fetching results of others to merge them, as the scheduler recorded it, summed.
     merge_seconds : float
         Wall time of adding accumulators, on workers and here, summed.
+    predicted_busy_seconds : float
+        What `wall_seconds` of all ranges was expected to be, from earlier runs of the processor or from defaults. 0: nothing
+        was expected.
+    predicted_num_bytes : int
+        What `num_requested_bytes` was expected to be.
     """
 
     partial: PartialMetrics
@@ -277,6 +282,8 @@ class RunMetrics:
     run_seconds: float = 0.0
     queue_seconds: float = 0.0
     transfer_seconds: float = 0.0
+    predicted_busy_seconds: float = 0.0
+    predicted_num_bytes: int = 0
 
     @property
     def total(self) -> Counters:
@@ -363,6 +370,8 @@ class RunMetrics:
             "run_seconds": self.run_seconds,
             "queue_seconds": self.queue_seconds,
             "transfer_seconds": self.transfer_seconds,
+            "predicted_busy_seconds": self.predicted_busy_seconds,
+            "predicted_num_bytes": self.predicted_num_bytes,
             "peak_memory_bytes": max(self.partial.peak_memory_bytes.values(), default=0),
             "event_rate_khz": self.event_rate_khz,
             "event_rate_khz_per_core": self.event_rate_khz_per_core,
@@ -422,6 +431,7 @@ class RunMetrics:
                 f"{100 * _ratio(total.cpu_seconds, busy):.0f}% of busy time",
             ),
             ("queue", f"{self.queue_seconds:.2f} s", "from submission to the first range"),
+            *self._prediction_row(),
             (
                 "peak memory",
                 f"{max(self.partial.peak_memory_bytes.values(), default=0) / 1e6:.0f} MB",
@@ -430,6 +440,20 @@ class RunMetrics:
             *self._endpoint_rows(),
         ]
         return Table("Metrics", ("what", "figure", "of which"), tuple(rows))
+
+    def _prediction_row(self) -> list[tuple[str, str, str]]:
+        """Say what was expected of the ranges, and what came."""
+        if not self.predicted_busy_seconds:
+            return []
+        total = self.total
+        expected, came = self.predicted_num_bytes / 1e6, total.num_requested_bytes / 1e6
+        return [
+            (
+                "predicted",
+                f"{self.predicted_busy_seconds:.2f} s busy",
+                f"it was {total.wall_seconds:.2f} s; {expected:.1f} MB, it was {came:.1f} MB",
+            )
+        ]
 
     def _endpoint_rows(self) -> list[tuple[str, str, str]]:
         """Say who served what, those who served most first; nothing if all files are local."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hepdask.columns import KeptTraces, Trace, count_bytes_per_entry, trace_columns
+from hepdask.costs import FileLayout, Prediction, Rates, predict, weigh
 from hepdask.discovery import expand_globs, make_absolute
 from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
 from hepdask.metadata import FileMetadata
+from hepdask.metadata.branches import Branches
 from hepdask.ranges import EntryRange, limit_ranges, split_file
 from hepdask.tables import Table
 from hepdask.task import inspect_files
@@ -67,6 +69,10 @@ class Plan:
         Uncompressed bytes of these branches in all ranges; None if that is not known.
     num_inspected : int
         Files that were opened to know their entries; the others were known from the fileset or the cache.
+    layouts : mapping of (file_path, treename) to FileLayout
+        Of the files of which it is known.
+    rates : mapping of str to Rates
+        What earlier runs of the processor took, by digest of the layout.
     """
 
     files: tuple[InputFile, ...]
@@ -75,6 +81,16 @@ class Plan:
     columns: frozenset[str] = frozenset()
     num_bytes: int | None = None
     num_inspected: int = 0
+    layouts: Mapping[tuple[str, str], FileLayout] = field(default_factory=dict)
+    rates: Mapping[str, Rates] = field(default_factory=dict)
+
+    def weigh(self) -> Sequence[float]:
+        """Return the seconds that each range is expected to take on one core."""
+        return weigh(self.ranges, self.layouts, self.rates)
+
+    def predict(self) -> Prediction:
+        """Predict what the run takes, from earlier runs of the processor as far as there are any."""
+        return predict(self.ranges, self.weigh(), self.layouts, self.rates)
 
     @property
     def num_entries(self) -> int:
@@ -131,6 +147,8 @@ class Planner:
         Shows the inspection.
     section : Section or None
         Of the store. Files are then known by their UUIDs, so those without one are inspected.
+    rates : mapping of str to Rates
+        What earlier runs of the processor took.
     """
 
     executor: Executor
@@ -142,6 +160,7 @@ class Planner:
     cache: MetadataCache | None
     progress: Progress
     section: Section | None = None
+    rates: Mapping[str, Rates] = field(default_factory=dict)
 
     def load(self, source: object, treename: str | None) -> Fileset:
         """Load a fileset of any dialect, expand its globs, take the files that are wanted.
@@ -185,6 +204,8 @@ class Planner:
             columns,
             _count_bytes(ranges, facts, sizes),
             num_inspected,
+            _find_layouts(facts, sizes),
+            self.rates,
         )
 
     def _inspect(
@@ -333,6 +354,21 @@ def _count_bytes(
             return None
         total += (bytes_per_entry or 0.0) * one.num_entries
     return int(total)
+
+
+def _find_layouts(
+    facts: Mapping[tuple[str, str], FileMetadata], sizes: Mapping[Hashable, float | None]
+) -> dict[tuple[str, str], FileLayout]:
+    shared: dict[Hashable, FileLayout] = {}
+    found = {}
+    for key, fact in facts.items():
+        layout = _layout(fact)
+        if layout not in shared:
+            # freshly inspected, it has none yet
+            digest = layout if isinstance(layout, str) else Branches(fact.branches).layout.digest
+            shared[layout] = FileLayout(digest, sizes.get(layout))
+        found[key] = shared[layout]
+    return found
 
 
 def _key(file: InputFile) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from hepdask.executors import Executor, check_options
 from hepdask.fingerprint import fingerprint
 from hepdask.metadata import MetadataCache
 from hepdask.opening import ReadOptions
+from hepdask.past import PastCosts, name_processor
 from hepdask.plan import Limits, Plan, Planner
 from hepdask.processor import ProcessorCopies, find_process
 from hepdask.progress import choose_progress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
 
+    from hepdask.costs import Rates
     from hepdask.progress import Progress
     from hepdask.result import RunResult
     from hepdask.store import Section
@@ -144,6 +146,10 @@ class Runner:
         self._rules = StopRules(max_failed_fraction)
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         self._cache = _open_cache(metadata_cache)
+        # a neighbour of the cache: where nothing may be kept of files, nothing is kept of runs
+        self._past = (
+            None if self._cache is None else PastCosts(self._cache.path.with_name("costs.sqlite"))
+        )
         self._progress = progress
 
     def __call__(
@@ -259,7 +265,7 @@ class Runner:
         progress = self._choose_progress()
         try:
             section = None if processor is None else self._open_section(processor, options)
-            planner = self._planner(options, section, progress)
+            planner = self._planner(options, section, self._load_rates(processor), progress)
             return planner.plan(planner.load(fileset, treename).files, work)
         finally:
             progress.close()
@@ -269,8 +275,17 @@ class Runner:
             self._timeout_seconds, {**self._uproot_options, **(more or {})}, self._max_opens
         )
 
+    def _load_rates(self, processor: Any) -> Mapping[str, Rates]:
+        if self._past is None or processor is None:
+            return {}
+        return self._past.load(name_processor(processor))
+
     def _planner(
-        self, options: ReadOptions, section: Section | None, progress: Progress
+        self,
+        options: ReadOptions,
+        section: Section | None,
+        rates: Mapping[str, Rates],
+        progress: Progress,
     ) -> Planner:
         return Planner(
             self.executor,
@@ -282,6 +297,7 @@ class Runner:
             self._cache,
             progress,
             section,
+            rates,
         )
 
     def _run(self, processor: Any, work: Work, options: ReadOptions) -> Run:
@@ -291,10 +307,11 @@ class Runner:
             processor,
             work,
             self._rules,
-            partial(self._planner, options, section),
+            partial(self._planner, options, section, self._load_rates(processor)),
             self._choose_progress,
             self._cache,
             section,
+            self._past,
         )
 
     def _open_section(self, processor: Any, options: ReadOptions) -> Section | None:

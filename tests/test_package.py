@@ -38,6 +38,7 @@ ORDER = (
     "inplace",
     "metrics",
     "costs",
+    "past",
     "failures",
     "completeness",
     "partial",
