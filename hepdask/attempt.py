@@ -190,7 +190,8 @@ class Attempt:
         """Give the costs to the endpoint that served the range, and each failed open to the one that failed."""
         if not self.replica:
             return {}
-        endpoints = {endpoint_of(self.replica): replace(counters, num_failed_opens=0)}
+        served = replace(counters, num_failed_opens=0) if self._failed_replicas else counters
+        endpoints = {endpoint_of(self.replica): served}
         for failed in map(endpoint_of, self._failed_replicas):
             endpoints[failed] = endpoints.get(failed, Counters()) + Counters(num_failed_opens=1)
         return endpoints

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from hepdask.fileset import InputFile
+    from hepdask.metrics import MetricsSum
     from hepdask.ranges import EntryRange
     from hepdask.store import Section
     from hepdask.tree import ReductionTree
@@ -317,14 +318,24 @@ class Checkpoints:
             )
 
     def merge(
-        self, left: PartialResult, right: PartialResult, *, key: str, worker: str
+        self,
+        left: PartialResult,
+        right: PartialResult,
+        *,
+        key: str,
+        worker: str,
+        costs: MetricsSum | None = None,
+        may_change_left: bool = False,
     ) -> PartialResult:
-        """Merge two neighbours; where the result is not whole, what of them is gets kept."""
+        """Merge two neighbours, see `merge_results`; where the result is not whole, what of them is gets kept."""
         both_whole = left.is_whole and right.is_whole
         if not both_whole:
             left, right = self.save(left), self.save(right)
-        merged = replace(merge_results(left, right, worker=worker), key=key)
-        if both_whole and not merged.is_whole:  # they could not be added
+        merged = merge_results(
+            left, right, worker=worker, costs=costs, may_change_left=may_change_left
+        )
+        merged = replace(merged, key=key)
+        if both_whole and not merged.is_whole:  # they could not be added, and are as they were
             self.save(left)
             self.save(right)
         return merged

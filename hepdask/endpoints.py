@@ -22,6 +22,7 @@ import time
 from collections import Counter, OrderedDict
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hepdask.paths import canonical_path
@@ -59,6 +60,7 @@ WAIT_SECONDS = 0.2
 _SERVER = re.compile(r"(?:^|::)([a-z][a-z0-9+.-]*)://((?:\[[^\]]*\]|(?!::)[^/?#])*)", re.IGNORECASE)
 
 
+@lru_cache(maxsize=4_096)
 def endpoint_of(url: str) -> str:
     """Give the server of a URL.
 

@@ -210,6 +210,11 @@ class Messages(Sequence[Message]):
         """Return the messages of both: `right` comes after this one in dataset order."""
         if not isinstance(right, Messages):
             return NotImplemented
+        # they are immutable, so the sum with none may be the same object
+        if not right._by_key and not right._num_dropped:
+            return self
+        if not self._by_key and not self._num_dropped:
+            return right
         return _merge(self._by_key, right._by_key, self._num_dropped + right._num_dropped)
 
     def __eq__(self, other: object) -> bool:
@@ -256,6 +261,9 @@ class Messages(Sequence[Message]):
         return f"; {self._num_dropped:,} more of other kinds" if self._num_dropped else ""
 
 
+_NONE = Messages()
+
+
 def record_messages(where: Where | None, worker: str) -> Recorder:
     """Record the warnings and log records that this thread issues in a ``with`` block.
 
@@ -297,6 +305,8 @@ class Recorder:
     @property
     def messages(self) -> Messages:
         """What has come so far."""
+        if not self._by_key and not self._num_dropped:
+            return _NONE
         return _merge(self._by_key, {}, self._num_dropped)
 
     def __enter__(self) -> Self:

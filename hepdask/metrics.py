@@ -10,6 +10,7 @@ import socket
 import sys
 from dataclasses import dataclass, field, fields
 from functools import cache
+from operator import add, attrgetter
 from typing import TYPE_CHECKING, Any
 
 from hepdask.endpoints import LOCAL
@@ -18,7 +19,14 @@ from hepdask.tables import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Counters", "PartialMetrics", "RunMetrics", "count_peak_memory", "host_name"]
+__all__ = [
+    "Counters",
+    "MetricsSum",
+    "PartialMetrics",
+    "RunMetrics",
+    "count_peak_memory",
+    "host_name",
+]
 
 FileKey = tuple[str, str]
 
@@ -88,7 +96,7 @@ class Counters:
     num_stored_entries: int = 0
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(*(getattr(self, name) + getattr(other, name) for name in _COUNTER_NAMES))
+        return Counters(*map(add, _values_of(self), _values_of(other)))
 
     def to_dict(self) -> dict[str, float]:
         """Return the counters by name."""
@@ -96,6 +104,7 @@ class Counters:
 
 
 _COUNTER_NAMES = tuple(one.name for one in fields(Counters))
+_values_of = attrgetter(*_COUNTER_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,15 @@ class PartialMetrics:
     served: Mapping[FileKey, frozenset[str]] = field(default_factory=dict)
     missed: frozenset[str] = frozenset()
 
+    def __bool__(self) -> bool:
+        return self.first_start is not None or any(map(len, _mappings_of(self)))
+
     def __add__(self, other: PartialMetrics) -> PartialMetrics:
+        # nothing of it is ever changed, so the sum with nothing may be the same object
+        if not other:
+            return self
+        if not self:
+            return other
         starts = [start for start in (self.first_start, other.first_start) if start is not None]
         peaks = dict(self.peak_memory_bytes)
         for host, peak in other.peak_memory_bytes.items():
@@ -149,6 +166,87 @@ class PartialMetrics:
             served=_join_served(self.served, other.served),
             missed=self.missed | other.missed,
         )
+
+
+_mappings_of = attrgetter("hosts", "files", "endpoints", "served", "peak_memory_bytes", "columns")
+
+
+class MetricsSum:
+    """Adds the costs of many ranges up in place, without an object for each sum: in a task, where nobody else sees it."""
+
+    __slots__ = (
+        "_columns",
+        "_endpoints",
+        "_files",
+        "_first_start",
+        "_hosts",
+        "_missed",
+        "_peaks",
+        "_served",
+    )
+
+    def __init__(self) -> None:
+        self._files: dict[FileKey, list[float]] = {}
+        self._hosts: dict[str, list[float]] = {}
+        self._endpoints: dict[str, list[float]] = {}
+        self._peaks: dict[str, int] = {}
+        self._served: dict[FileKey, frozenset[str]] = {}
+        self._columns: frozenset[str] = frozenset()
+        self._missed: frozenset[str] = frozenset()
+        self._first_start: float | None = None
+
+    def add(self, metrics: PartialMetrics) -> None:
+        """Add the costs of a range."""
+        _add_in_place(self._files, metrics.files)
+        _add_in_place(self._hosts, metrics.hosts)
+        _add_in_place(self._endpoints, metrics.endpoints)
+        for host, peak in metrics.peak_memory_bytes.items():
+            if peak > self._peaks.get(host, -1):
+                self._peaks[host] = peak
+        if metrics.served:
+            self._served = _join_served(self._served, metrics.served)
+        if not metrics.columns <= self._columns:
+            self._columns |= metrics.columns
+        self._missed |= metrics.missed
+        start = metrics.first_start
+        if start is not None and (self._first_start is None or start < self._first_start):
+            self._first_start = start
+
+    def add_merge(self, seconds: float) -> None:
+        """Add the time of a merge on this host."""
+        sums = self._hosts.setdefault(host_name(), [0] * len(_COUNTER_NAMES))
+        sums[_MERGE_SECONDS] += seconds
+
+    def total(self) -> PartialMetrics:
+        """Return the sum."""
+        return PartialMetrics(
+            files=_as_counters(self._files),
+            hosts=_as_counters(self._hosts),
+            peak_memory_bytes=dict(self._peaks),
+            columns=self._columns,
+            missed=self._missed,
+            first_start=self._first_start,
+            endpoints=_as_counters(self._endpoints),
+            served=dict(self._served),
+        )
+
+
+_MERGE_SECONDS = _COUNTER_NAMES.index("merge_seconds")
+
+
+def _add_in_place(sums: dict[Any, list[float]], more: Mapping[Any, Counters]) -> None:
+    for key, counters in more.items():
+        known = sums.get(key)
+        sums[key] = (
+            list(_values_of(counters))
+            if known is None
+            else list(map(add, known, _values_of(counters)))
+        )
+
+
+def _as_counters(sums: Mapping[Any, list[float]]) -> dict[Any, Counters]:
+    # counts stay integers: int + int
+    return {key: Counters(*values) for key, values in sums.items()}  # type: ignore[arg-type]
 
 
 def _add_counters(
@@ -187,6 +285,11 @@ class RunMetrics:
         Time that workers spent on fetching results of others to merge them, as the scheduler recorded it, summed.
     merge_seconds : float
         Wall time of adding accumulators, on workers and here, summed.
+    predicted_busy_seconds : float
+        What `wall_seconds` of all ranges was expected to be, from earlier runs of the processor or from defaults. 0: nothing
+        was expected.
+    predicted_num_bytes : int
+        What `num_requested_bytes` was expected to be.
     """
 
     partial: PartialMetrics
@@ -196,6 +299,8 @@ class RunMetrics:
     run_seconds: float = 0.0
     queue_seconds: float = 0.0
     transfer_seconds: float = 0.0
+    predicted_busy_seconds: float = 0.0
+    predicted_num_bytes: int = 0
 
     @property
     def total(self) -> Counters:
@@ -282,6 +387,8 @@ class RunMetrics:
             "run_seconds": self.run_seconds,
             "queue_seconds": self.queue_seconds,
             "transfer_seconds": self.transfer_seconds,
+            "predicted_busy_seconds": self.predicted_busy_seconds,
+            "predicted_num_bytes": self.predicted_num_bytes,
             "peak_memory_bytes": max(self.partial.peak_memory_bytes.values(), default=0),
             "event_rate_khz": self.event_rate_khz,
             "event_rate_khz_per_core": self.event_rate_khz_per_core,
@@ -341,6 +448,7 @@ class RunMetrics:
                 f"{100 * _ratio(total.cpu_seconds, busy):.0f}% of busy time",
             ),
             ("queue", f"{self.queue_seconds:.2f} s", "from submission to the first range"),
+            *self._prediction_row(),
             (
                 "peak memory",
                 f"{max(self.partial.peak_memory_bytes.values(), default=0) / 1e6:.0f} MB",
@@ -349,6 +457,20 @@ class RunMetrics:
             *self._endpoint_rows(),
         ]
         return Table("Metrics", ("what", "figure", "of which"), tuple(rows))
+
+    def _prediction_row(self) -> list[tuple[str, str, str]]:
+        """Say what was expected of the ranges, and what came."""
+        if not self.predicted_busy_seconds:
+            return []
+        total = self.total
+        expected, came = self.predicted_num_bytes / 1e6, total.num_requested_bytes / 1e6
+        return [
+            (
+                "predicted",
+                f"{self.predicted_busy_seconds:.2f} s busy",
+                f"it was {total.wall_seconds:.2f} s; {expected:.1f} MB, it was {came:.1f} MB",
+            )
+        ]
 
     def _endpoint_rows(self) -> list[tuple[str, str, str]]:
         """Say who served what, those who served most first; nothing if all files are local."""
@@ -408,7 +530,7 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 @cache
 def host_name() -> str:
-    """Return the name of this machine."""
+    """Return the name of this machine, as it was when it was first asked for."""
     return socket.gethostname()
 
 

@@ -12,10 +12,12 @@ from hepdask.accumulator import add
 from hepdask.completeness import Span
 from hepdask.errors import AccumulatorError
 from hepdask.failures import Failure
+from hepdask.inplace import add_into
 from hepdask.messages import Messages
 from hepdask.metrics import Counters, PartialMetrics, host_name
 
 if TYPE_CHECKING:
+    from hepdask.metrics import MetricsSum
     from hepdask.ranges import EntryRange
 
 __all__ = ["PartialResult", "merge_results", "process_name", "span_of"]
@@ -68,16 +70,35 @@ def span_of(entry_range: EntryRange) -> Span:
     )
 
 
-def merge_results(left: PartialResult, right: PartialResult, *, worker: str = "") -> PartialResult:
-    """Merge two neighbours; neither is changed.
+def merge_results(
+    left: PartialResult,
+    right: PartialResult,
+    *,
+    worker: str = "",
+    costs: MetricsSum | None = None,
+    may_change_left: bool = False,
+) -> PartialResult:
+    """Merge two neighbours; neither is changed, unless that is allowed.
 
     If their accumulators don't fit together, the one of more entries stays (the left of two equal ones), and the
     ranges of the other become failures.
+
+    Parameters
+    ----------
+    left, right : PartialResult
+        In dataset order.
+    worker : str
+        Name of this worker, for failures.
+    costs : MetricsSum or None
+        Where the time goes; None: into the metrics of the result.
+    may_change_left : bool
+        True if the accumulator of `left` was made by this function, and nobody else holds it: see `add_into`.
     """
     started = time.perf_counter()
     is_whole = left.is_whole and right.is_whole
+    add_two = add_into if may_change_left else add
     try:
-        accumulator = add(left.accumulator, right.accumulator)
+        accumulator = add_two(left.accumulator, right.accumulator)
     except Exception as error:  # noqa: BLE001  # the user's __add__ may raise anything
         is_whole = False
         if left.num_entries >= right.num_entries:
@@ -87,11 +108,16 @@ def merge_results(left: PartialResult, right: PartialResult, *, worker: str = ""
             left = _without_accumulator(left, error, worker)
             accumulator = right.accumulator
     seconds = time.perf_counter() - started
+    metrics = left.metrics + right.metrics
+    if costs is None:
+        metrics += _merge_cost(seconds)
+    else:
+        costs.add_merge(seconds)
     return PartialResult(
         accumulator,
         _join_spans(left.processed, right.processed),
         left.failures + right.failures,
-        left.metrics + right.metrics + _merge_cost(seconds),
+        metrics,
         left.messages + right.messages,
         is_whole,
         unsaved_seconds=left.unsaved_seconds + right.unsaved_seconds + seconds,

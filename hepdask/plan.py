@@ -9,10 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hepdask.columns import CachedTraces, KeptTraces, Trace, count_bytes_per_entry, trace_columns
+from hepdask.costs import FileLayout, Prediction, Rates, predict, weigh
 from hepdask.discovery import expand_globs, make_absolute
 from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
 from hepdask.metadata import FileMetadata
+from hepdask.metadata.branches import Branches
 from hepdask.opening import local_path
 from hepdask.ranges import EntryRange, limit_ranges, split_file
 from hepdask.tables import Table
@@ -71,6 +73,10 @@ class Plan:
         Files that were opened to know their entries; the others were known from the fileset or the cache.
     seeds : mapping of str to Seed
         What workers start with, by the readers' keys of layouts.
+    layouts : mapping of (file_path, treename) to FileLayout
+        Of the files of which it is known.
+    rates : mapping of str to Rates
+        What earlier runs of the processor took, by digest of the layout.
     """
 
     files: tuple[InputFile, ...]
@@ -80,6 +86,16 @@ class Plan:
     num_bytes: int | None = None
     num_inspected: int = 0
     seeds: Mapping[str, Seed] = field(default_factory=dict)
+    layouts: Mapping[tuple[str, str], FileLayout] = field(default_factory=dict)
+    rates: Mapping[str, Rates] = field(default_factory=dict)
+
+    def weigh(self) -> Sequence[float]:
+        """Return the seconds that each range is expected to take on one core."""
+        return weigh(self.ranges, self.layouts, self.rates)
+
+    def predict(self) -> Prediction:
+        """Predict what the run takes, from earlier runs of the processor as far as there are any."""
+        return predict(self.ranges, self.weigh(), self.layouts, self.rates)
 
     @property
     def num_entries(self) -> int:
@@ -138,6 +154,8 @@ class Planner:
         Of the store. Files are then known by their UUIDs, so those without one are inspected.
     cached : CachedTraces or None
         Where it is noted what the processor uses.
+    rates : mapping of str to Rates
+        What earlier runs of the processor took.
     """
 
     executor: Executor
@@ -150,6 +168,7 @@ class Planner:
     progress: Progress
     section: Section | None = None
     cached: CachedTraces | None = None
+    rates: Mapping[str, Rates] = field(default_factory=dict)
 
     def load(self, source: object, treename: str | None) -> Fileset:
         """Load a fileset of any dialect, expand its globs, take the files that are wanted.
@@ -195,6 +214,8 @@ class Planner:
             _count_bytes(ranges, facts, sizes),
             num_inspected,
             {one.layout_key: one.seed for one in traces.values() if one.seed is not None},
+            _find_layouts(facts, sizes),
+            self.rates,
         )
 
     def _inspect(
@@ -363,6 +384,21 @@ def _count_bytes(
             return None
         total += (bytes_per_entry or 0.0) * one.num_entries
     return int(total)
+
+
+def _find_layouts(
+    facts: Mapping[tuple[str, str], FileMetadata], sizes: Mapping[Hashable, float | None]
+) -> dict[tuple[str, str], FileLayout]:
+    shared: dict[Hashable, FileLayout] = {}
+    found = {}
+    for key, fact in facts.items():
+        layout = _layout(fact)
+        if layout not in shared:
+            # freshly inspected, it has none yet
+            digest = layout if isinstance(layout, str) else Branches(fact.branches).layout.digest
+            shared[layout] = FileLayout(digest, sizes.get(layout))
+        found[key] = shared[layout]
+    return found
 
 
 def _key(file: InputFile) -> tuple[str, str]:

@@ -137,6 +137,9 @@ class Rescue:
                 current = _next_replica(current, result.failures[0])
         if not result.failures:
             self._sizes.note_done(entry_range)
+            if attempt == 1:
+                self._report(entry_range, result, ())
+                return result
         failures = tuple(replace(one, attempts=attempt) for one in result.failures)
         self._report(entry_range, result, failures)
         return replace(result, failures=failures, metrics=spent + result.metrics)

@@ -17,6 +17,7 @@ from hepdask.fileset import Dataset, Fileset
 from hepdask.luminosity import collect_luminosity
 from hepdask.metrics import RunMetrics
 from hepdask.partial import PartialResult, merge_results
+from hepdask.past import name_processor
 from hepdask.plan import Limits
 from hepdask.processor import call_postprocess
 from hepdask.readers.uses import Uses
@@ -25,14 +26,16 @@ from hepdask.result import RunResult
 from hepdask.tree import arrange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from hepdask.attempt import Work
     from hepdask.executors import Executor
     from hepdask.fileset import InputFile
     from hepdask.luminosity import Luminosity
     from hepdask.metadata import MetadataCache
+    from hepdask.metrics import Counters
     from hepdask.opening import ReadOptions
+    from hepdask.past import PastCosts
     from hepdask.plan import Plan, Planner
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
@@ -74,6 +77,8 @@ class Run:
         Forgets files that turn out to have changed.
     section : Section or None
         Where the store keeps results of this work; None: there is no store.
+    past : PastCosts or None
+        Where what the run took is noted.
     """
 
     executor: Executor
@@ -84,6 +89,7 @@ class Run:
     choose_progress: Callable[[], Progress]
     cache: MetadataCache | None
     section: Section | None = None
+    past: PastCosts | None = None
 
     def start(self, fileset: Any, treename: str | None) -> RunResult:
         """Run a fileset.
@@ -132,6 +138,9 @@ class Run:
         else:
             job = self._build_job(plan)
             outcome = _find_finished(job) or self.executor.reduce(job, progress)
+            if self.past is not None:
+                sums = _sum_layouts(plan, outcome.root.metrics.files)
+                self.past.note(name_processor(self.processor), sums)
         return _State(plan, outcome.root, outcome, inspect_seconds)
 
     def _build_job(self, plan: Plan) -> Job:
@@ -146,6 +155,7 @@ class Run:
             stored,
             self.rules,
             _estimate_failed(plan),
+            plan.weigh(),
         )
 
     def _conclude(self, state: _State, options: ReadOptions) -> RunResult:
@@ -233,8 +243,20 @@ class Run:
                 self.cache.forget(failure.file_path, failure.treename)
 
 
+def _sum_layouts(plan: Plan, files: Mapping[tuple[str, str], Counters]) -> dict[str, Counters]:
+    """Add up what the files of each layout took."""
+    treenames = {_file_key(one): one.treename for one in plan.files}
+    sums: dict[str, Counters] = {}
+    for (dataset, file_path), counters in files.items():
+        layout = plan.layouts.get((file_path, treenames.get((dataset, file_path), "")))
+        digest = "" if layout is None else layout.digest
+        sums[digest] = sums[digest] + counters if digest in sums else counters
+    return sums
+
+
 def _build_metrics(state: _State) -> RunMetrics:
     outcome = state.outcome
+    predicted = state.plan.predict()
     return RunMetrics(
         state.partial.metrics,
         num_tasks=outcome.num_tasks,
@@ -243,6 +265,8 @@ def _build_metrics(state: _State) -> RunMetrics:
         run_seconds=outcome.run_seconds,
         queue_seconds=outcome.queue_seconds,
         transfer_seconds=outcome.transfer_seconds,
+        predicted_busy_seconds=predicted.busy_seconds,
+        predicted_num_bytes=predicted.num_bytes,
     )
 
 

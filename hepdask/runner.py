@@ -17,6 +17,7 @@ from hepdask.executors import Executor, check_options
 from hepdask.fingerprint import fingerprint
 from hepdask.metadata import MetadataCache
 from hepdask.opening import ReadOptions
+from hepdask.past import PastCosts, name_processor
 from hepdask.plan import Limits, Plan, Planner
 from hepdask.processor import ProcessorCopies, find_process
 from hepdask.progress import choose_progress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
 
+    from hepdask.costs import Rates
     from hepdask.progress import Progress
     from hepdask.result import RunResult
     from hepdask.store import Section
@@ -146,6 +148,10 @@ class Runner:
         self._rules = StopRules(max_failed_fraction)
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         self._cache = _open_cache(metadata_cache)
+        # a neighbour of the cache: where nothing may be kept of files, nothing is kept of runs
+        self._past = (
+            None if self._cache is None else PastCosts(self._cache.path.with_name("costs.sqlite"))
+        )
         self._progress = progress
 
     def __call__(
@@ -262,7 +268,8 @@ class Runner:
         try:
             section = None if processor is None else self._open_section(processor, options)
             cached = None if processor is None else self._open_traces(processor, options)
-            planner = self._planner(options, section, cached, progress)
+            rates = self._load_rates(processor)
+            planner = self._planner(options, section, cached, rates, progress)
             return planner.plan(planner.load(fileset, treename).files, work)
         finally:
             progress.close()
@@ -272,11 +279,17 @@ class Runner:
             self._timeout_seconds, {**self._uproot_options, **(more or {})}, self._max_opens
         )
 
+    def _load_rates(self, processor: Any) -> Mapping[str, Rates]:
+        if self._past is None or processor is None:
+            return {}
+        return self._past.load(name_processor(processor))
+
     def _planner(
         self,
         options: ReadOptions,
         section: Section | None,
         cached: CachedTraces | None,
+        rates: Mapping[str, Rates],
         progress: Progress,
     ) -> Planner:
         return Planner(
@@ -290,6 +303,7 @@ class Runner:
             progress,
             section,
             cached,
+            rates,
         )
 
     def _run(self, processor: Any, work: Work, options: ReadOptions) -> Run:
@@ -299,10 +313,17 @@ class Runner:
             processor,
             work,
             self._rules,
-            partial(self._planner, options, section, self._open_traces(processor, options)),
+            partial(
+                self._planner,
+                options,
+                section,
+                self._open_traces(processor, options),
+                self._load_rates(processor),
+            ),
             self._choose_progress,
             self._cache,
             section,
+            self._past,
         )
 
     def _open_section(self, processor: Any, options: ReadOptions) -> Section | None:

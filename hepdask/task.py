@@ -21,9 +21,11 @@ from hepdask.checkpoints import CHECKPOINT_SECONDS
 from hepdask.endpoints import endpoint_of, process_health
 from hepdask.errors import RangeTimeoutError
 from hepdask.failures import Failure, build_failure
+from hepdask.merging import Merging
 from hepdask.messages import record_messages
 from hepdask.metadata import FileMetadata, read_file_metadata
-from hepdask.partial import PartialResult, merge_results, process_name, span_of
+from hepdask.metrics import PartialMetrics
+from hepdask.partial import PartialResult, process_name, span_of
 from hepdask.readers.handles import drop_ahead, lease
 from hepdask.recovery import RecoveryPolicy
 from hepdask.rescue import Monitor, Rescue, Sizes
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from hepdask.checkpoints import Checkpoints, NodeKeys
     from hepdask.failures import FailureKind
     from hepdask.fileset import InputFile
+    from hepdask.held import Held
     from hepdask.opening import OpenFile, ReadOptions
     from hepdask.ranges import EntryRange
 
@@ -55,6 +58,7 @@ __all__ = [
 MAX_WORKS = 4
 #: Ranges whose bytes are requested ahead, as long as these bytes are few: small ranges are done long before one round trip.
 NUM_UPCOMING = 8
+_NO_COSTS = PartialMetrics()
 
 
 def inspect_files(
@@ -135,6 +139,8 @@ class NodeTask:
         Those of these names that are there.
     ends_dataset : bool
         True if the last range is the last of its dataset.
+    scratch_directory : str or None
+        For large results that wait for their neighbours; None: where the system has temporary files.
     while_processing : callable
         Makes the context of each attempt to process a range.
     """
@@ -149,6 +155,7 @@ class NodeTask:
     keys: NodeKeys | None = None
     stored: frozenset[str] = frozenset()
     ends_dataset: bool = True
+    scratch_directory: str | None = None
     while_processing: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def run(self, *, is_root: bool = False) -> PartialResult:
@@ -158,44 +165,50 @@ class NodeTask:
         once = self.attempt or (lambda one: self._attempt(one, upcoming.get(_end_of(one), ())))
         rescue = Rescue(once, self.work.recovery, self.monitor, self.sizes)
         stops = set(tree.dataset_stops[: None if self.ends_dataset else -1])
+        merging = Merging(self.monitor.worker, self.checkpoints, self.scratch_directory)
         try:
-            result = tree.fold(
+            held = tree.fold(
                 tree.root,
-                lambda node: self._leaf(rescue, node),
+                lambda node: self._leaf(rescue, node, merging),
                 lambda node, left, right: self._merge(
-                    node, left, right, is_edge=node.stop in stops
+                    merging, node, left, right, is_edge=node.stop in stops
                 ),
-                self._load,
+                lambda node: self._load(node, merging),
             )
         finally:
             drop_ahead()
+        result = merging.release(held)
+        result = replace(result, metrics=merging.costs.total() + result.metrics)
         if self.checkpoints is None:
             return result
         return self.checkpoints.offer(result, is_last=is_root)
 
-    def _leaf(self, rescue: Rescue, node: Node) -> PartialResult:
+    def _leaf(self, rescue: Rescue, node: Node, merging: Merging) -> Held:
         if self.monitor.is_stopped():
-            return PartialResult()
+            return merging.hold(PartialResult())
+        merging.make_room()
         try:
             result = rescue.process(self.ranges[node.start])
         except KeyboardInterrupt:  # what is done already is kept
             self.monitor.interrupt()
-            return PartialResult()
-        result = replace(result, key=self._key(node))
-        return self._keep(result)
+            return merging.hold(PartialResult())
+        # costs are added up beside the tree: a sum for each node of it would cost more than the nodes
+        merging.costs.add(result.metrics)
+        result = replace(result, metrics=_NO_COSTS, key=self._key(node))
+        return merging.hold(self._keep(result))
 
     def _merge(
-        self, node: Node, left: PartialResult, right: PartialResult, *, is_edge: bool
-    ) -> PartialResult:
+        self, merging: Merging, node: Node, first: Held, second: Held, *, is_edge: bool
+    ) -> Held:
+        right, left = merging.release(second), merging.release(first)
         if self.checkpoints is None:
-            return merge_results(left, right, worker=self.monitor.worker)
+            return merging.merge(left, right, is_own=first.is_own)
         if (
             is_edge
         ):  # when a file is appended, this node is another one, but its left part is the same
             left = self.checkpoints.offer(left)
-        return self._keep(
-            self.checkpoints.merge(left, right, key=self._key(node), worker=self.monitor.worker)
-        )
+        held = merging.merge(left, right, is_own=first.is_own, key=self._key(node))
+        return merging.hold(self._keep(merging.release(held)), is_own=held.is_own)
 
     def _keep(self, result: PartialResult) -> PartialResult:
         """Keep what has been done so far, now and then."""
@@ -203,14 +216,14 @@ class NodeTask:
             return result
         return self.checkpoints.offer(result, min_seconds=CHECKPOINT_SECONDS)
 
-    def _load(self, node: Node) -> PartialResult | None:
+    def _load(self, node: Node, merging: Merging) -> Held | None:
         if self.checkpoints is None or not self.stored:
             return None
         key = self._key(node)
         result = self.checkpoints.load(key) if key in self.stored else None
         if result is not None:
             self.monitor.node_loaded(result.num_entries)
-        return result
+        return None if result is None else merging.hold(result)
 
     def _key(self, node: Node) -> str:
         return "" if self.keys is None else self.keys.key(node)
@@ -288,7 +301,8 @@ def attempt_range(
                 is_whole=True,
                 unsaved_seconds=sum(one.wall_seconds for one in metrics.hosts.values()),
             )
-    return replace(result, messages=recorder.messages)
+    messages = recorder.messages
+    return replace(result, messages=messages) if messages or messages.num_dropped else result
 
 
 def _failed(

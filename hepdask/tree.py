@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["Merge", "Node", "ReductionTree", "arrange", "merge_in_order"]
 
 T = TypeVar("T")
+#: In a cut, a part that is lighter than this, over the least weight, stays with its neighbour ...
+CRUMB = 0.3
+#: ... if together they are no heavier than this, over what is allowed.
+TOLERANCE = 1.6
 #: pairs of pairs of positions, ``((0, 1), 2)``
 Shape: TypeAlias = "int | tuple[Shape, Shape]"
 
@@ -152,8 +156,18 @@ class ReductionTree:
         left = self.fold(children[0], leaf, merge, known)
         return merge(node, left, self.fold(children[1], leaf, merge, known))
 
-    def cut(self, weights: Sequence[float], max_weight: float) -> list[Node]:
-        """Cut the tree into tasks: the largest nodes that weigh at most `max_weight`.
+    def cut(
+        self,
+        weights: Sequence[float],
+        max_weight: float,
+        *,
+        min_weight: float | None = None,
+        num_lanes: int = 0,
+    ) -> list[Node]:
+        """Cut the tree into tasks: the largest nodes that weigh at most `max_weight`, and less towards the end.
+
+        What is still to come after the start of a task is divided among all who work on it: so no task is long when
+        others have run out of theirs (guided self-scheduling).
 
         Parameters
         ----------
@@ -161,6 +175,11 @@ class ReductionTree:
             What each leaf is expected to cost, in any unit.
         max_weight : float
             A node that weighs more is divided, down to single leaves.
+        min_weight : float or None
+            No node is divided at the end that weighs less than this, and none that is hardly too heavy into a part that is
+            much lighter; None: all may weigh `max_weight`, and none more.
+        num_lanes : int
+            A task takes at most one part in so many of what is left from its start on; only with `min_weight`.
 
         Returns
         -------
@@ -168,12 +187,22 @@ class ReductionTree:
             In dataset order; each leaf is in exactly one.
         """
         total = [0.0, *accumulate(weights)]
+        floor = max_weight if min_weight is None else min(min_weight, max_weight)
+        share = 1 / num_lanes if num_lanes else 1.0
+        # a crumb may stay with its neighbour: the first range of a file also opens it, and would else be a task by itself
+        crumb = 0.0 if min_weight is None else CRUMB * floor
         nodes = []
         pending = [self.root] if len(self.root) else []
         while pending:
             node = pending.pop()
+            start, weight = total[node.start], total[node.stop] - total[node.start]
+            limit = min(max_weight, max(floor, share * (total[-1] - start)))
             children = self.children(node)
-            if not children or total[node.stop] - total[node.start] <= max_weight:
+            if not children or weight <= limit:
+                nodes.append(node)
+                continue
+            left = total[children[0].stop] - start
+            if min(left, weight - left) < crumb and weight <= TOLERANCE * limit:
                 nodes.append(node)
             else:
                 pending.extend(reversed(children))

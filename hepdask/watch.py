@@ -50,12 +50,20 @@ class _Watch:
 class _Watchdog:
     """Watches all blocks of this process from one thread, which sleeps until the next deadline.
 
+    A block whose deadline is later than that wakes nobody: it is found when the thread looks again. Waking a thread for each of
+    many short ranges costs more than all else around them.
+
+
     A watched thread takes no lock that others need: the exception may come between the moment when it has got the lock and
     the one when Python has noted that the lock is to be given back, and then nobody would ever get it again.
     """
 
     def __init__(self) -> None:
-        self._begun: queue.SimpleQueue[_Watch] = queue.SimpleQueue()
+        # the blocks that are going on, by identity: entries of a dict come and go in one step, without a lock
+        self._watches: dict[int, _Watch] = {}
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        #: what begins with a deadline before this has to wake the thread
+        self._sleeps_until = math.inf
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -64,12 +72,10 @@ class _Watchdog:
         if not self._is_running():
             with self._start_lock:
                 if not self._is_running():
-                    self._begun = queue.SimpleQueue()
-                    self._thread = threading.Thread(
-                        target=self._run, args=(self._begun,), name="hepdask-watchdog", daemon=True
-                    )
-                    self._thread.start()
-        self._begun.put(watch)
+                    self._start()
+        self._watches[id(watch)] = watch
+        if watch.deadline < self._sleeps_until:
+            self._wakes.put(None)
 
     def end(self, watch: _Watch) -> None:
         if not watch.claim("thread"):
@@ -78,23 +84,35 @@ class _Watchdog:
             # one that was not delivered yet must not come later, in the middle of something else
             _raise_in_thread(watch.thread_id, None)
         watch.is_over = True
+        self._watches.pop(id(watch), None)
 
     def _is_running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _run(self, begun: queue.SimpleQueue[_Watch]) -> None:
-        watches: list[_Watch] = []
+    def _start(self) -> None:
+        # of a parent process are the blocks that go on there
+        self._watches, self._wakes, self._sleeps_until = {}, queue.SimpleQueue(), math.inf
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(self._watches, self._wakes),
+            name="hepdask-watchdog",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def _run(self, watches: dict[int, _Watch], wakes: queue.SimpleQueue[None]) -> None:
         while True:
+            # first of all: what begins from now on is among the watches below, or wakes this thread
+            self._sleeps_until = math.inf
             now = time.monotonic()
-            for watch in watches:
+            current = watches.copy()
+            for watch in current.values():
                 if watch.deadline <= now:
                     self._act(watch, now)
-            watches = [one for one in watches if not one.is_over and one.deadline < math.inf]
-            nearest = min((one.deadline for one in watches), default=None)
+            nearest = min((one.deadline for one in current.values()), default=math.inf)
+            self._sleeps_until = nearest
             with suppress(queue.Empty):
-                watches.append(
-                    begun.get(timeout=None if nearest is None else max(0.0, nearest - now))
-                )
+                wakes.get(timeout=None if nearest == math.inf else max(0.0, nearest - now))
 
     def _act(self, watch: _Watch, now: float) -> None:
         if not watch.is_raised:

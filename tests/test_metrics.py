@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepdask.metrics import Counters, PartialMetrics, RunMetrics, count_peak_memory, host_name
+from hepdask.metrics import (
+    Counters,
+    MetricsSum,
+    PartialMetrics,
+    RunMetrics,
+    count_peak_memory,
+    host_name,
+)
 
 DY, TT = ("dy", "a.root"), ("tt", "a.root")
 
@@ -191,3 +198,38 @@ def test_one_is_not_written_as_many(metrics: RunMetrics) -> None:
 def test_this_process_has_memory_and_a_name() -> None:
     assert count_peak_memory() > 10**6
     assert host_name()
+
+
+def test_a_sum_in_place_is_the_sum() -> None:
+    parts = [
+        PartialMetrics(
+            files={("d", f"f{n % 2}"): Counters(num_ranges=1, open_seconds=0.25 * n)},
+            hosts={"h": Counters(num_ranges=1, wall_seconds=0.5)},
+            endpoints={"local": Counters(num_opens=n)},
+            peak_memory_bytes={"h": 10 - n},
+            columns=frozenset({f"x{n}"}),
+            served={("d", "f0"): frozenset({f"root://{n}"})},
+            first_start=5.0 - n,
+        )
+        for n in range(4)
+    ]
+    total = MetricsSum()
+    for one in parts:
+        total.add(one)
+    assert total.total() == sum(parts, PartialMetrics())
+    assert type(total.total().hosts["h"].num_ranges) is int
+
+
+def test_merges_are_added_to_this_host() -> None:
+    total = MetricsSum()
+    total.add(PartialMetrics(hosts={host_name(): Counters(num_ranges=1)}))
+    total.add_merge(0.5)
+    total.add_merge(0.25)
+    assert total.total().hosts == {host_name(): Counters(num_ranges=1, merge_seconds=0.75)}
+
+
+def test_nothing_added_changes_nothing() -> None:
+    one = PartialMetrics(hosts={"h": Counters(num_ranges=1)})
+    assert one + PartialMetrics() is one
+    assert PartialMetrics() + one is one
+    assert not MetricsSum().total()

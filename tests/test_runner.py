@@ -54,6 +54,23 @@ def test_metrics_come_with_the_output(nano_files: NanoFiles) -> None:
     assert metrics["num_opens"] == 3
 
 
+def test_what_a_run_took_predicts_the_next_one(nano_files: NanoFiles, tmp_path: Path) -> None:
+    run = make(chunksize=50, metadata_cache=tmp_path / "cache.sqlite")
+    processor = examples.Weighted()
+    assert run.plan(nano_files.fileset, processor).predict().num_runs == 0
+    first = run.run(nano_files.fileset, processor).metrics
+    predicted = run.plan(nano_files.fileset, processor).predict()
+    assert predicted.num_runs == 1
+    assert predicted.measured_fraction == 1
+    # all of it is from one run: it predicts itself, but for rounding
+    assert predicted.busy_seconds == pytest.approx(first.total.wall_seconds, rel=1e-6)
+    assert predicted.num_bytes == pytest.approx(first.total.num_requested_bytes, abs=1)
+    second = run.run(nano_files.fileset, processor).metrics
+    assert second.predicted_busy_seconds == pytest.approx(predicted.busy_seconds)
+    assert second.to_dict()["predicted_num_bytes"] == predicted.num_bytes
+    assert "predicted" in str(second.to_table())
+
+
 def test_metadata_is_that_of_coffea_and_of_the_user(nano_files: NanoFiles) -> None:
     fileset = {"nano": {**nano_files.fileset["nano"], "metadata": {"xsec": 1.5}}}
     seen = make(chunksize=60, maxfiles=1)(fileset, lambda events: [dict(events.metadata)])

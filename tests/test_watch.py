@@ -86,3 +86,8 @@ def test_threads_have_limits_of_their_own() -> None:
     for thread in threads:
         thread.join(timeout=60)
     assert results == {0: "done", 1: "late", 2: "done", 3: "late"}
+
+
+def test_an_early_deadline_is_kept_while_a_late_one_is_waited_for() -> None:
+    with time_limit(60), pytest.raises(TimeLimitReached), time_limit(0.05):
+        spin()

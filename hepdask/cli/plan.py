@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,12 +75,13 @@ def _count_tasks(made: Plan) -> int:
     from hepdask.executors import Job, cut_tree
     from hepdask.tree import arrange
 
-    work: Any = None  # the cut looks at the ranges alone, and a reader costs seconds to import
-    return len(cut_tree(Job("plan", made.ranges, arrange(made.ranges), work)))
+    work: Any = None  # the cut does not look at it, and a reader costs seconds to import
+    return len(cut_tree(Job("plan", made.ranges, arrange(made.ranges), work, weights=made.weigh())))
 
 
 def _describe_plan(made: Plan, num_tasks: int) -> Iterator[str]:
-    yield f"in {count(num_tasks, 'task')} on a Dask cluster"
+    yield f"in about {count(num_tasks, 'task')} on a Dask cluster"
+    yield f"takes {made.predict()}"
     if made.num_inspected:
         yield f"opened {count(made.num_inspected, 'file')} to count events"
     if made.columns:
@@ -107,6 +109,7 @@ def _plan_to_dict(made: Plan, num_tasks: int) -> dict[str, Any]:
         "num_bytes": made.num_bytes,
         "num_inspected": made.num_inspected,
         "columns": sorted(made.columns),
+        "prediction": asdict(made.predict()),
         "datasets": datasets,
         "failures": [failure_to_dict(one) for one in made.failures],
     }

@@ -6,6 +6,7 @@ a cluster.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import warnings
@@ -14,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hepdask.costs import weigh
 from hepdask.errors import OptionError, suggest
 from hepdask.stopping import StopRules, StopTally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from hepdask.attempt import Work
@@ -34,20 +36,24 @@ __all__ = [
     "Outcome",
     "check_options",
     "cut_tree",
-    "expected_seconds",
     "interruptible",
 ]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: What a range is expected to cost, for the cut alone: milliseconds to set it up, and 10 us an event (100 kHz a core).
-SECONDS_PER_RANGE = 5e-3
-SECONDS_PER_ENTRY = 1e-5
 #: What taking a node from the store is expected to cost.
 SECONDS_PER_LOAD = 10e-3
-#: Dask needs about 1.7 ms for a task and as much for its merge: a task of a quarter second wastes one percent.
-MIN_TASK_SECONDS = 0.25
+#: Dask needs about 5 ms for a task with its marks and its merge: less than this is not worth one.
+MIN_TASK_SECONDS = 0.05
+#: A longer task makes dask's share no smaller, but a worker that comes or dies has more to wait for or to lose.
+MAX_TASK_SECONDS = 4.0
+#: Tasks for each thread: two balance worse, and more cost more.
+TASKS_PER_THREAD = 4
+#: ... and the last tasks are smaller by so much.
+TAPER = 4
+#: Threads that a cluster is expected to get which has none yet.
+EXPECTED_THREADS = 64
 #: So many Ctrl-C end a run even while it brings home what is done.
 PATIENT_INTERRUPTS = 4
 #: More tasks than this keep a scheduler busy for longer than they help to balance: four for each of 1,000 workers.
@@ -74,6 +80,8 @@ class Job:
         What ends it early.
     num_entries_failed : int
         Entries, about, of files that failed before.
+    weights : sequence of float, shape (number of ranges,)
+        Seconds that each range is expected to take; by default without knowledge of earlier runs, and of layouts.
     """
 
     name: str
@@ -83,6 +91,15 @@ class Job:
     stored: StoredNodes | None = None
     rules: StopRules = field(default_factory=StopRules)
     num_entries_failed: int = 0
+    weights: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.ranges):
+            object.__setattr__(self, "weights", weigh(self.ranges, {}, {}))
+
+    def expected_seconds(self, node: Node) -> float:
+        """Return what a node is expected to take on one core."""
+        return math.fsum(self.weights[node.start : node.stop])
 
     @property
     def num_entries(self) -> int:
@@ -192,34 +209,44 @@ class Executor(ABC):
         self.close()
 
 
-def expected_seconds(ranges: Iterable[EntryRange]) -> float:
-    """Return what ranges are expected to cost, for the cut and for finding what is late: only ratios of it count."""
-    return sum(SECONDS_PER_RANGE + SECONDS_PER_ENTRY * one.num_entries for one in ranges)
-
-
-def cut_tree(job: Job, max_ranges_per_task: int | None = None) -> list[Node]:
+def cut_tree(job: Job, max_ranges_per_task: int | None = None, num_threads: int = 0) -> list[Node]:
     """Cut a job's tree into tasks: enough to balance the load, few enough for the scheduler to be idle.
 
-    It looks at the ranges alone; as any cut gives the same bits, it could look at anything.
+    As any cut gives the same bits, it may look at anything.
 
     Parameters
     ----------
     job : Job
-        With its tree.
+        With its tree, and what its ranges are expected to cost.
     max_ranges_per_task : int or None
         The user's own cut.
+    num_threads : int
+        Threads that work on it now; 0: there are none yet. It is no more than a hint: tasks of a long run are short enough
+        for a cluster that grows.
     """
     if max_ranges_per_task is not None:
         weights = _weigh_stored([1.0] * len(job.ranges), job, 1.0)
         return job.tree.cut(weights, max_ranges_per_task)
-    weights = [SECONDS_PER_RANGE + SECONDS_PER_ENTRY * one.num_entries for one in job.ranges]
-    weights = _weigh_stored(weights, job, SECONDS_PER_LOAD)
-    return job.tree.cut(weights, max(MIN_TASK_SECONDS, sum(weights) / MAX_TASKS))
+    weights = _weigh_stored(job.weights, job, SECONDS_PER_LOAD)
+    total = sum(weights)
+    least = max(MIN_TASK_SECONDS, total / MAX_TASKS)
+    threads = num_threads or EXPECTED_THREADS
+    most = max(least, min(MAX_TASK_SECONDS, total / (TASKS_PER_THREAD * threads)))
+    return job.tree.cut(
+        weights,
+        most,
+        min_weight=max(least, most / TAPER),
+        num_lanes=TASKS_PER_THREAD * threads // 2,
+    )
 
 
-def _weigh_stored(weights: list[float], job: Job, weight: float) -> list[float]:
+def _weigh_stored(given: Sequence[float], job: Job, weight: float) -> Sequence[float]:
     """Let each node that is in the store weigh so much, so that no cut goes through it."""
-    for node in job.stored.nodes if job.stored is not None else ():
+    nodes = () if job.stored is None else job.stored.nodes
+    if not nodes:
+        return given
+    weights = list(given)
+    for node in nodes:
         weights[node.start : node.stop] = [weight, *[0.0] * (len(node) - 1)]
     return weights
 

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import distributed
 
-from hepdask.executors import Job, Outcome, cut_tree, expected_seconds
+from hepdask.executors import Job, Outcome, cut_tree
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
 from hepdask.executors.dask_tasks import DIED, MARKS, SUMS, stop_run
 from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
+from hepdask.held import bring_back
 from hepdask.partial import PartialResult, merge_results, process_name
 from hepdask.tree import Node
 
@@ -97,7 +98,7 @@ class DaskRun:
         self._run_id = uuid.uuid4().hex
         self._news: queue.SimpleQueue[tuple[Node, Any] | dict[str, Any]] = queue.SimpleQueue()
         self._graph = Graph(client, job, options, self._run_id, lambda *one: self._news.put(one))
-        self._cut = cut_tree(job, options.max_ranges_per_task)
+        self._cut = cut_tree(job, options.max_ranges_per_task, _count_threads(client))
         self._watch = ClusterWatch(client, job.work.recovery.max_silent_seconds)
         self._pace = Pace()
         self._tally = job.tally()
@@ -170,9 +171,7 @@ class DaskRun:
         self._stop(report["fatal"])
         self._stop(self._tally.note(new["ranges"], new["failed_entries"], same))
         if report["is_done"]:
-            self._pace.note(
-                expected_seconds(self._job.ranges[node.start : node.stop]), report["seconds"]
-            )
+            self._pace.note(self._job.expected_seconds(node), report["seconds"])
             if report["unreachable"]:
                 self._try_elsewhere(node, report["worker"])
 
@@ -272,7 +271,7 @@ class DaskRun:
             return
         for node in sorted(running)[: max(0, idle)]:
             key = graph.futures[node].key
-            expected = expected_seconds(self._job.ranges[node.start : node.stop])
+            expected = self._job.expected_seconds(node)
             if self._pace.is_late(expected, watch.seconds(key)):
                 others = watch.others(watch.worker_of(key))
                 if others:
@@ -339,8 +338,7 @@ class DaskRun:
         tree = self._job.tree
         if self._graph.is_finished(tree.root) and self._is_connected():
             with suppress(*LOST_ERRORS):
-                result: PartialResult = self._graph.futures[tree.root].result()
-                return result
+                return bring_back(self._graph.futures[tree.root].result())
         return self._merge_rest()
 
     def _merge_rest(self) -> PartialResult:
@@ -389,7 +387,7 @@ class DaskRun:
         for node in nodes:
             # one by one: what is lost with a worker costs itself alone
             with suppress(*LOST_ERRORS):
-                results[node] = graph.futures[node].result(timeout=GATHER_SECONDS)
+                results[node] = bring_back(graph.futures[node].result(timeout=GATHER_SECONDS))
         return results
 
     def _find_errors(self) -> Iterator[tuple[Node, Any]]:
@@ -455,6 +453,12 @@ class DaskRun:
     def _task_stream(self) -> Any:
         start = self._submitted - 1
         return ask(self._client, "get_task_stream", start=start, stop=None, count=None)
+
+
+def _count_threads(client: Any) -> int:
+    with suppress(*LOST_ERRORS):
+        return sum(ask(client, "ncores", workers=None).values())
+    return 0
 
 
 def _node_at(place: str) -> Node:

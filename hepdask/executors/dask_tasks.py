@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import signal
+import sys
 import time
 from collections import Counter, OrderedDict
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+from dask.sizeof import sizeof
 from dask.utils import format_bytes
 from distributed import Semaphore, get_worker
 from distributed.utils import sync
@@ -23,8 +25,10 @@ from hepdask.checkpoints import NodeKeys
 from hepdask.endpoints import process_health, slots_from
 from hepdask.errors import ProcessDiedError
 from hepdask.failures import build_failure
+from hepdask.held import count_bytes, hand_on
 from hepdask.isolation import child_runner
-from hepdask.partial import PartialResult, merge_results
+from hepdask.merging import Merging
+from hepdask.partial import PartialResult
 from hepdask.ranges import EntryRange
 from hepdask.rescue import Sizes
 from hepdask.task import (
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from hepdask.attempt import Work
     from hepdask.checkpoints import Checkpoints
     from hepdask.failures import Failure
+    from hepdask.held import Held
     from hepdask.tree import Shape
 
 __all__ = [
@@ -183,10 +188,12 @@ def process_task(
             keys=None if checkpoints is None else NodeKeys(ranges, identities),
             stored=stored,
             ends_dataset=ends_dataset,
+            scratch_directory=get_worker().local_directory,
         )
         try:
             with _shared_endpoints():
-                return task.run(is_root=is_root)
+                result = task.run(is_root=is_root)
+            return result if is_root else hand_on(result, get_worker().local_directory)
         finally:
             monitor.finish()
 
@@ -387,18 +394,24 @@ def merge_task(
     *inputs : PartialResult
         In dataset order.
     """
-    worker = get_worker().address
-    if checkpoints is None:
-        return merge_in_order(
-            order, inputs, lambda left, right: merge_results(left, right, worker=worker)
-        )
+    merging = Merging(get_worker().address, checkpoints)
     names = iter(keys)
-    merged = merge_in_order(
-        order,
-        inputs,
-        lambda left, right: checkpoints.merge(left, right, key=next(names), worker=worker),
-    )
-    return checkpoints.offer(merged, is_last=is_root)
+
+    def merge(left: Held, right: Held) -> Held:
+        results = merging.release(left), merging.release(right)
+        return merging.merge(*results, is_own=left.is_own, key=next(names, ""))
+
+    merged = merging.release(merge_in_order(order, [merging.hold(one) for one in inputs], merge))
+    merged = replace(merged, metrics=merged.metrics + merging.costs.total())
+    if checkpoints is not None:
+        merged = checkpoints.offer(merged, is_last=is_root)
+    return merged if is_root else hand_on(merged, get_worker().local_directory)
+
+
+@sizeof.register(PartialResult)  # type: ignore[untyped-decorator]  # dask has no types
+def _size_of(result: PartialResult) -> int:
+    """Tell dask how large a result is, in memory or put aside: it merges where the data are."""
+    return sys.getsizeof(result) + count_bytes(result.accumulator)
 
 
 def call_packed(packed: bytes) -> Any:
