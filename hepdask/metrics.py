@@ -45,7 +45,7 @@ class Counters:
     num_entries : int
         Entries of the ranges that were processed without a failure, even if their output then did not fit to the others.
     num_opens : int
-        Times that a file was opened; a kept file that is used again is not counted.
+        Times that a file was opened for a range; one that is open already, as it was inspected or used before, is not counted.
     num_failed_opens : int
         Replicas that could not be opened before one of the same file could. Where none could, there is a failure instead.
     open_seconds : float

@@ -42,9 +42,11 @@ def test_all_spellings_of_the_call(nano_files: NanoFiles) -> None:
     assert run(nano_files.fileset, None, count) == expected
 
 
-def test_metrics_come_with_the_output(nano_files: NanoFiles) -> None:
+def test_metrics_come_with_the_output(nano_files: NanoFiles, tmp_path: Path) -> None:
+    run = make(savemetrics=True, chunksize=50, metadata_cache=tmp_path / "cache.sqlite")
+    run(nano_files.fileset, examples.Weighted())  # files are inspected, and stay open
     close_all()
-    output, metrics = make(savemetrics=True, chunksize=50)(nano_files.fileset, examples.Weighted())
+    output, metrics = run(nano_files.fileset, examples.Weighted())
     assert output["entries"] == {"nano": 289}
     assert metrics["entries"] == 289
     assert metrics["chunks"] == 6
