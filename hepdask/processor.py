@@ -39,6 +39,7 @@ _LIBRARIES = frozenset(
         "coffea",
         "correctionlib",
         "hist",
+        "numba",
         "numpy",
         "vector",
     }
@@ -258,7 +259,9 @@ def _attributes(owner: Any) -> list[Any]:
     slotted = [
         getattr(owner, name) for name in slots if isinstance(name, str) and hasattr(owner, name)
     ]
-    return [*getattr(owner, "__dict__", {}).values(), *slotted]
+    own = getattr(owner, "__dict__", None)
+    # a proxy of something compiled may answer to this name, too
+    return [*(own.values() if isinstance(own, dict) else ()), *slotted]
 
 
 def _is_library(kind: type) -> bool:

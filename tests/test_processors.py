@@ -29,13 +29,21 @@ pytestmark = [
 Event = dict[str, Any]
 
 
-def open_events(path: str | Path, **metadata: Any) -> Any:
+def open_events(
+    path: str | Path,
+    *,
+    access_log: list[Any] | None = None,
+    entry_stop: int | None = None,
+    **metadata: Any,
+) -> Any:
     from coffea.nanoevents import NanoAODSchema, NanoEventsFactory
 
     factory = NanoEventsFactory.from_root(
         {str(path): "Events"},
         schemaclass=NanoAODSchema,
         mode="virtual",
+        access_log=access_log,
+        entry_stop=entry_stop,
         metadata={"dataset": "SingleMu", **metadata},
     )
     return factory.events()
@@ -274,6 +282,76 @@ def test_queries_take_ranges_without_anything_to_select(tmp_path: Path) -> None:
     for query in (adl.Q2, adl.Q4, adl.Q5, adl.Q8):
         (histogram,) = query().process(open_events(path)).values()
         assert histogram.sum(flow=True) == 0
+
+
+LEPTONS = {
+    f"{name}_{field}" for name in ("Muon", "Electron") for field in ("pt", "eta", "phi", "mass")
+}
+READ = {
+    adl.Q1: {"MET_pt"},
+    adl.Q2: {"nJet", "Jet_pt"},
+    adl.Q3: {"nJet", "Jet_pt", "Jet_eta"},
+    adl.Q4: {"MET_pt", "nJet", "Jet_pt"},
+    adl.Q5: {"MET_pt", "nMuon", "Muon_charge", *(one for one in LEPTONS if one[0] == "M")},
+    adl.Q6: {"nJet", *(f"Jet_{field}" for field in ("pt", "eta", "phi", "mass", "btag"))},
+    adl.Q7: {"nJet", "Jet_pt", "Jet_eta", "Jet_phi", "nMuon", "nElectron"}
+    | {one for one in LEPTONS if not one.endswith("mass")},
+    adl.Q8: {"MET_pt", "MET_phi", "nMuon", "nElectron", "Muon_charge", "Electron_charge"} | LEPTONS,
+    dimuon.DimuonSpectrum: {"nMuon", "Muon_charge", *(one for one in LEPTONS if one[0] == "M")},
+}
+
+
+@pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("num_events", [800, 0])
+def test_queries_read_what_they_need_and_nothing_else(
+    path: str, kind: type[Any], num_events: int
+) -> None:
+    accesses: list[Any] = []
+    events = open_events(path, access_log=accesses, entry_stop=num_events)
+    output = kind().process(events)
+    assert {one.branch for one in accesses} == READ[kind]
+    if num_events == 0:
+        assert all(one.sum(flow=True) == 0 for one in output.values() if hasattr(one, "sum"))
+
+
+@pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
+def test_queries_take_events_that_were_selected_before(path: str, kind: type[Any]) -> None:
+    events = open_events(path)
+    chosen = np.random.default_rng(1).random(len(events)) < 0.5
+    parts = [kind().process(part) for part in (events[chosen], events[~chosen], events[:0])]
+    for key, value in kind().process(events).items():
+        if hasattr(value, "axes"):
+            assert parts[0][key] + parts[1][key] + parts[2][key] == value
+
+
+def test_arrays_that_cannot_be_written_to_are_compiled_for_but_once(path: str) -> None:
+    import awkward as ak
+
+    events = open_events(path)
+    offsets = np.asarray(events.Muon.pt.layout.offsets.data)
+    fields = {}
+    for name in events.Muon.fields:
+        content = np.array(ak.flatten(events.Muon[name]))
+        content.flags.writeable = False
+        fields[name] = ak.contents.NumpyArray(content)
+    muons = ak.contents.ListOffsetArray(
+        ak.index.Index64(offsets.copy()), ak.contents.RecordArray([*fields.values()], [*fields])
+    )
+    frozen = ak.Array({"Muon": muons, "MET": ak.Array({"pt": events.MET.pt.to_numpy()})})
+    assert adl.Q5().process(frozen) == adl.Q5().process(events)
+    assert len(adl._select_dimuons.signatures) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("x", [0.0, 1e-9, 0.5, 0.785398, 1.0, 2.0, 3.14159265, 6.2, 100.0, 12345.6])
+def test_home_made_functions_agree_with_the_math_module(x: float) -> None:
+    for one in (x, -x):
+        sin, cos = adl._sin_cos(one)
+        assert abs(sin - math.sin(one)) < 4e-16
+        assert abs(cos - math.cos(one)) < 4e-16
+        if x < 700:
+            assert adl._exp(one) == pytest.approx(math.exp(one), rel=1e-15)
+    assert math.isnan(adl._exp(math.nan))
+    assert math.isnan(adl._sin_cos(math.nan)[0])
 
 
 # ---- all processors ----------------------------------------------------------------------------------------
