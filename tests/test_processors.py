@@ -3,10 +3,13 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import uproot
@@ -17,6 +20,8 @@ from processors import adl, dimuon, selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from distributed import Client
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -380,6 +385,38 @@ def test_two_halves_add_up_to_the_whole(path: str, kind: type[Any]) -> None:
     for key in ("num_events", "num_pairs", "sum_weights"):
         if key in whole:
             assert left[key]["SingleMu"] + right[key]["SingleMu"] == whole[key]["SingleMu"]
+
+
+@pytest.mark.parametrize("kind", [adl.Q6, dimuon.DimuonSpectrum], ids=lambda kind: kind.__name__)
+def test_compiled_processors_have_one_fingerprint(path: str, kind: type[Any]) -> None:
+    from hepdask.fingerprint import fingerprint
+
+    code = (
+        f"from {kind.__module__} import {kind.__name__}\n"
+        "from hepdask.fingerprint import fingerprint\n"
+        f"print(fingerprint({kind.__name__}()))"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=REPOSITORY
+    )
+    processor = kind()
+    processor.process(open_events(path))  # now there is machine code
+    assert fingerprint(processor) == elsewhere.stdout.strip()
+    assert fingerprint(cloudpickle.loads(cloudpickle.dumps(processor))) == fingerprint(processor)
+
+
+@pytest.mark.parametrize("kind", [adl.Q6, dimuon.DimuonSpectrum], ids=lambda kind: kind.__name__)
+def test_compiled_processors_run_on_a_cluster_with_a_store(
+    path: str, tmp_path: Path, client: Client, kind: type[Any]
+) -> None:
+    from hepdask import DaskExecutor, Runner
+
+    runner = Runner(DaskExecutor(client), store=tmp_path / "store", chunksize=300, progress=False)
+    fileset = {"SingleMu": {"files": [path], "treename": "Events"}}
+    first, again = (runner.run(fileset, kind()) for _ in range(2))
+    assert first.metrics.total.num_stored_entries == 0
+    assert again.metrics.total.num_stored_entries == 800
+    assert first.output == again.output == kind().process(open_events(path))
 
 
 # ---- dimuon ------------------------------------------------------------------------------------------------

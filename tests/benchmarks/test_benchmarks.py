@@ -10,6 +10,7 @@ from tests.benchmarks import (
     many_ranges,
     plan_scale,
     poison,
+    processors,
     random_kills,
     resume,
     store_cost,
@@ -78,3 +79,17 @@ def test_append(client: Client) -> None:
     appended = resume.measure_append(client, 12, 1, num_runs=1)
     assert 1 <= appended.num_ranges[0] < 13
     assert "appended to 12" in str(appended)
+
+
+def test_processors() -> None:
+    comparisons = list(processors.compare(2_000, num_runs=1))
+    assert [one.name for one in comparisons] == list(processors.PROCESSORS)
+    assert "ratio" in str(comparisons[0])
+
+
+def test_starts_of_processors() -> None:
+    cold, later = processors.measure_starts("Q7")
+    assert all(one.num_compiled + one.num_found >= 1 for one in cold)
+    assert any(one.num_compiled for one in cold)
+    assert (later.num_compiled, later.num_found) == (0, 1)
+    assert "0 compiled, 1 found" in str(later)
