@@ -157,9 +157,9 @@ class ProcessorCopies:
 
     def __getstate__(self) -> bytes:
         if self._pickled is None:
-            import cloudpickle
+            from hepdask.compiled import pickle_compiled
 
-            self._pickled = cloudpickle.dumps(self._original)
+            self._pickled = pickle_compiled(self._original)
         return self._pickled
 
     def __setstate__(self, pickled: bytes) -> None:
@@ -197,10 +197,10 @@ class ProcessorCopies:
 
 
 def _try_pickle(processor: Any) -> bytes | None:
-    import cloudpickle
+    from hepdask.compiled import pickle_compiled
 
     try:
-        return bytes(cloudpickle.dumps(processor))
+        return pickle_compiled(processor)
     except Exception:  # noqa: BLE001  # pickling runs anybody's code
         return None
 

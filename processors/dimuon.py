@@ -122,9 +122,12 @@ def _compile(function: Function) -> Function:
 def _find_pair_masses(muons: Muons, min_pt_gev: float) -> Array:
     """Calculate the masses of all opposite-charge pairs, GeV, shape ``(num_pairs,)``."""
     offsets, pt, charge = muons[0], muons[1], muons[5]
-    num_muons = np.diff(offsets)
-    masses, num = np.empty(np.sum(num_muons * (num_muons - 1) // 2)), 0
-    for event in range(num_muons.size):
+    num_events, num_pairs, num = offsets.size - 1, 0, 0
+    for event in range(num_events):
+        num_muons = offsets[event + 1] - offsets[event]
+        num_pairs += num_muons * (num_muons - 1) // 2
+    masses = np.empty(num_pairs)
+    for event in range(num_events):
         for i in range(offsets[event], offsets[event + 1]):
             for j in range(i + 1, offsets[event + 1]):
                 if charge[i] != charge[j] and min(pt[i], pt[j]) >= min_pt_gev:
