@@ -39,6 +39,7 @@ _LIBRARIES = frozenset(
         "coffea",
         "correctionlib",
         "hist",
+        "numba",
         "numpy",
         "vector",
     }
@@ -156,9 +157,9 @@ class ProcessorCopies:
 
     def __getstate__(self) -> bytes:
         if self._pickled is None:
-            import cloudpickle
+            from hepdask.compiled import pickle_compiled
 
-            self._pickled = cloudpickle.dumps(self._original)
+            self._pickled = pickle_compiled(self._original)
         return self._pickled
 
     def __setstate__(self, pickled: bytes) -> None:
@@ -196,10 +197,10 @@ class ProcessorCopies:
 
 
 def _try_pickle(processor: Any) -> bytes | None:
-    import cloudpickle
+    from hepdask.compiled import pickle_compiled
 
     try:
-        return bytes(cloudpickle.dumps(processor))
+        return pickle_compiled(processor)
     except Exception:  # noqa: BLE001  # pickling runs anybody's code
         return None
 
@@ -258,7 +259,9 @@ def _attributes(owner: Any) -> list[Any]:
     slotted = [
         getattr(owner, name) for name in slots if isinstance(name, str) and hasattr(owner, name)
     ]
-    return [*getattr(owner, "__dict__", {}).values(), *slotted]
+    own = getattr(owner, "__dict__", None)
+    # a proxy of something compiled may answer to this name, too
+    return [*(own.values() if isinstance(own, dict) else ()), *slotted]
 
 
 def _is_library(kind: type) -> bool:

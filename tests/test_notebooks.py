@@ -65,6 +65,17 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return execute("when_things_break", directory, {"TMPDIR": str(directory)})
 
 
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Run the notebook about fast processors with a small sample."""
+    directory = tmp_path_factory.mktemp("fast")
+    variables = {
+        "HEPDASK_FAST_DIRECTORY": str(directory / "sample"),
+        "HEPDASK_FAST_EVENTS": "2000",
+    }
+    return execute("fast_processors", directory, variables)
+
+
 def outputs(notebook: Any, source: str, mime_type: str) -> Iterator[str]:
     """Find what the cells that contain some source show, in one form."""
     for cell in notebook.cells:
@@ -184,3 +195,17 @@ def test_finished_run_takes_no_task(broken: Any) -> None:
     listing = printed(broken, "store ls")
     assert listing.count("MuonSums") == 2
     assert listing.count("Spectra") == 1
+
+
+def test_each_step_is_measured(fast: Any) -> None:
+    for step in ("objects", "columns", "compiled", "processor"):
+        lines = printed(fast, f"measure({step})").splitlines()
+        names = [line.split()[0] for line in lines if " events: " in line]
+        assert names[0] == "objects"
+        assert names[-1] == step
+    assert "1 compiled, 0 found" in printed(fast, "measure(compiled)")
+
+
+def test_steps_agree_on_a_cluster(fast: Any) -> None:
+    lines = printed(fast, "Client(").splitlines()
+    assert [line.split()[0] for line in lines] == ["columns", "compiled", "adl.Q6"]

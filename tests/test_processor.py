@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import cloudpickle
 import hist
+import numba
 import numpy as np
 import pytest
 
@@ -360,3 +361,33 @@ def test_the_name_of_an_attribute_is_no_global() -> None:
     exec("def process(events):\n    return {'runs': [events.run]}", notebook)  # noqa: S102
     events = types.SimpleNamespace(run=3)
     assert ProcessorCopies(notebook["process"])(events) == {"runs": [3]}
+
+
+@numba.njit
+def _sum(values: Any) -> float:
+    total = 0.0
+    for one in values:
+        total += one
+    return total
+
+
+class _Answers:
+    """A proxy that answers to every name, as that of a compiled library does."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return len
+
+
+_answers = _Answers()
+
+
+def _use_compiled(events: Any) -> Any:
+    return {"sum": _sum(events), "has": [_answers.anything([1])]}
+
+
+def test_compiled_functions_and_proxies_are_left_alone() -> None:
+    copies = ProcessorCopies(_use_compiled)
+    for _ in range(2):  # at the second call there is machine code
+        assert copies(np.ones(5)) == {"sum": 5.0, "has": [1]}

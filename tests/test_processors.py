@@ -3,10 +3,13 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import uproot
@@ -17,6 +20,8 @@ from processors import adl, dimuon, selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from distributed import Client
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -29,13 +34,21 @@ pytestmark = [
 Event = dict[str, Any]
 
 
-def open_events(path: str | Path, **metadata: Any) -> Any:
+def open_events(
+    path: str | Path,
+    *,
+    access_log: list[Any] | None = None,
+    entry_stop: int | None = None,
+    **metadata: Any,
+) -> Any:
     from coffea.nanoevents import NanoAODSchema, NanoEventsFactory
 
     factory = NanoEventsFactory.from_root(
         {str(path): "Events"},
         schemaclass=NanoAODSchema,
         mode="virtual",
+        access_log=access_log,
+        entry_stop=entry_stop,
         metadata={"dataset": "SingleMu", **metadata},
     )
     return factory.events()
@@ -276,6 +289,76 @@ def test_queries_take_ranges_without_anything_to_select(tmp_path: Path) -> None:
         assert histogram.sum(flow=True) == 0
 
 
+LEPTONS = {
+    f"{name}_{field}" for name in ("Muon", "Electron") for field in ("pt", "eta", "phi", "mass")
+}
+READ = {
+    adl.Q1: {"MET_pt"},
+    adl.Q2: {"nJet", "Jet_pt"},
+    adl.Q3: {"nJet", "Jet_pt", "Jet_eta"},
+    adl.Q4: {"MET_pt", "nJet", "Jet_pt"},
+    adl.Q5: {"MET_pt", "nMuon", "Muon_charge", *(one for one in LEPTONS if one[0] == "M")},
+    adl.Q6: {"nJet", *(f"Jet_{field}" for field in ("pt", "eta", "phi", "mass", "btag"))},
+    adl.Q7: {"nJet", "Jet_pt", "Jet_eta", "Jet_phi", "nMuon", "nElectron"}
+    | {one for one in LEPTONS if not one.endswith("mass")},
+    adl.Q8: {"MET_pt", "MET_phi", "nMuon", "nElectron", "Muon_charge", "Electron_charge"} | LEPTONS,
+    dimuon.DimuonSpectrum: {"nMuon", "Muon_charge", *(one for one in LEPTONS if one[0] == "M")},
+}
+
+
+@pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("num_events", [800, 0])
+def test_queries_read_what_they_need_and_nothing_else(
+    path: str, kind: type[Any], num_events: int
+) -> None:
+    accesses: list[Any] = []
+    events = open_events(path, access_log=accesses, entry_stop=num_events)
+    output = kind().process(events)
+    assert {one.branch for one in accesses} == READ[kind]
+    if num_events == 0:
+        assert all(one.sum(flow=True) == 0 for one in output.values() if hasattr(one, "sum"))
+
+
+@pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
+def test_queries_take_events_that_were_selected_before(path: str, kind: type[Any]) -> None:
+    events = open_events(path)
+    chosen = np.random.default_rng(1).random(len(events)) < 0.5
+    parts = [kind().process(part) for part in (events[chosen], events[~chosen], events[:0])]
+    for key, value in kind().process(events).items():
+        if hasattr(value, "axes"):
+            assert parts[0][key] + parts[1][key] + parts[2][key] == value
+
+
+def test_arrays_that_cannot_be_written_to_are_compiled_for_but_once(path: str) -> None:
+    import awkward as ak
+
+    events = open_events(path)
+    offsets = np.asarray(events.Muon.pt.layout.offsets.data)
+    fields = {}
+    for name in events.Muon.fields:
+        content = np.array(ak.flatten(events.Muon[name]))
+        content.flags.writeable = False
+        fields[name] = ak.contents.NumpyArray(content)
+    muons = ak.contents.ListOffsetArray(
+        ak.index.Index64(offsets.copy()), ak.contents.RecordArray([*fields.values()], [*fields])
+    )
+    frozen = ak.Array({"Muon": muons, "MET": ak.Array({"pt": events.MET.pt.to_numpy()})})
+    assert adl.Q5().process(frozen) == adl.Q5().process(events)
+    assert len(adl._select_dimuons.signatures) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("x", [0.0, 1e-9, 0.5, 0.785398, 1.0, 2.0, 3.14159265, 6.2, 100.0, 12345.6])
+def test_home_made_functions_agree_with_the_math_module(x: float) -> None:
+    for one in (x, -x):
+        sin, cos = adl._sin_cos(one)
+        assert abs(sin - math.sin(one)) < 4e-16
+        assert abs(cos - math.cos(one)) < 4e-16
+        if x < 700:
+            assert adl._exp(one) == pytest.approx(math.exp(one), rel=1e-15)
+    assert math.isnan(adl._exp(math.nan))
+    assert math.isnan(adl._sin_cos(math.nan)[0])
+
+
 # ---- all processors ----------------------------------------------------------------------------------------
 
 ALL = [*adl.QUERIES.values(), dimuon.DimuonSpectrum, selection.WSelection]
@@ -302,6 +385,38 @@ def test_two_halves_add_up_to_the_whole(path: str, kind: type[Any]) -> None:
     for key in ("num_events", "num_pairs", "sum_weights"):
         if key in whole:
             assert left[key]["SingleMu"] + right[key]["SingleMu"] == whole[key]["SingleMu"]
+
+
+@pytest.mark.parametrize("kind", [adl.Q6, dimuon.DimuonSpectrum], ids=lambda kind: kind.__name__)
+def test_compiled_processors_have_one_fingerprint(path: str, kind: type[Any]) -> None:
+    from hepdask.fingerprint import fingerprint
+
+    code = (
+        f"from {kind.__module__} import {kind.__name__}\n"
+        "from hepdask.fingerprint import fingerprint\n"
+        f"print(fingerprint({kind.__name__}()))"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=REPOSITORY
+    )
+    processor = kind()
+    processor.process(open_events(path))  # now there is machine code
+    assert fingerprint(processor) == elsewhere.stdout.strip()
+    assert fingerprint(cloudpickle.loads(cloudpickle.dumps(processor))) == fingerprint(processor)
+
+
+@pytest.mark.parametrize("kind", [adl.Q6, dimuon.DimuonSpectrum], ids=lambda kind: kind.__name__)
+def test_compiled_processors_run_on_a_cluster_with_a_store(
+    path: str, tmp_path: Path, client: Client, kind: type[Any]
+) -> None:
+    from hepdask import DaskExecutor, Runner
+
+    runner = Runner(DaskExecutor(client), store=tmp_path / "store", chunksize=300, progress=False)
+    fileset = {"SingleMu": {"files": [path], "treename": "Events"}}
+    first, again = (runner.run(fileset, kind()) for _ in range(2))
+    assert first.metrics.total.num_stored_entries == 0
+    assert again.metrics.total.num_stored_entries == 800
+    assert first.output == again.output == kind().process(open_events(path))
 
 
 # ---- dimuon ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from tests.benchmarks import (
     many_ranges,
     plan_scale,
     poison,
+    processors,
     random_kills,
     reduction,
     resume,
@@ -85,3 +86,17 @@ def test_reduction() -> None:
     costs = reduction.compare(6, 20_000_000)
     assert [one.system for one in costs] == ["coffea", "hepdask"]
     assert "accumulators" in str(costs[1])
+
+
+def test_processors() -> None:
+    comparisons = list(processors.compare(2_000, num_runs=1))
+    assert [one.name for one in comparisons] == list(processors.PROCESSORS)
+    assert "ratio" in str(comparisons[0])
+
+
+def test_starts_of_processors() -> None:
+    cold, later = processors.measure_starts("Q7")
+    assert all(one.num_compiled + one.num_found >= 1 for one in cold)
+    assert any(one.num_compiled for one in cold)
+    assert (later.num_compiled, later.num_found) == (0, 1)
+    assert "0 compiled, 1 found" in str(later)
