@@ -111,10 +111,12 @@ class Attempt:
         """Call the processor; once more if it can't do with the fields that were built."""
         try:
             accumulator = self._call(work.process, opened.events)
-        except Exception:
-            if not opened.lazy.is_bypassed:
+        except ProcessorError:
+            if not opened.lazy.unbuilt:
                 raise
-        if opened.lazy.is_bypassed:  # whatever became of the exception
+            # whether it is the processor's mistake is seen when nothing is missing
+            opened.lazy.is_bypassed = True
+        if opened.lazy.is_bypassed:  # whatever came of it
             opened.build_whole()
             accumulator = self._call(work.process, opened.events)
         if self._range.num_entries:

@@ -149,7 +149,9 @@ class LazyEvents:
         """Make the events with all fields, once."""
         if self._whole is None:
             content = self._from_buffers(self._layout.form)
-            content = content.copy(parameters={**content.parameters, **self._parameters})
+            if self._layout.can_be_cut:
+                parameters = {**content.parameters, **self._parameters}
+                content = self._build_record(content.contents, parameters)
             self._whole = self._wrap(content)
         return self._whole
 
@@ -190,15 +192,20 @@ class LazyEvents:
         )
         names = self._layout.form.fields
         self.unbuilt = frozenset(names) - fields
-        return self._wrap(
-            awkward.contents.RecordArray(
-                [contents.get(name, unbuilt) for name in names],
-                names,
-                length=self._num_entries,
-                parameters={**self._layout.form.parameters, **self._parameters},
-                backend=_BACKEND,
-            )
+        parameters = {**self._layout.form.parameters, **self._parameters}
+        columns = [contents.get(name, unbuilt) for name in names]
+        return self._wrap(self._build_record(columns, parameters))
+
+    def _build_record(self, contents: list[Any], parameters: Mapping[str, Any]) -> Any:
+        record = _NotingRecord(
+            contents,
+            self._layout.form.fields,
+            length=self._num_entries,
+            parameters=dict(parameters),
+            backend=_BACKEND,
         )
+        record.hepdask_lazy = self
+        return record
 
     def _from_buffers(self, form: Any) -> Any:
         return awkward.from_buffers(
@@ -268,6 +275,22 @@ class _Factory(NanoEventsFactory):  # type: ignore[misc]  # coffea has no types
         """Return the events, or make them anew."""
         kept = self._kept()
         return self._lazy.build() if kept is None else kept
+
+
+class _NotingRecord(awkward.contents.RecordArray):  # type: ignore[misc]  # awkward has no types for subclasses
+    """The layout of events: it notes, too, what it is asked for by name (``events.layout["Jet"]``); awkward itself uses other ways."""
+
+    hepdask_lazy: LazyEvents
+
+    def __getitem__(self, where: Any) -> Any:
+        found = super().__getitem__(where)
+        if isinstance(where, str):
+            lazy = self.hepdask_lazy
+            lazy.fields.add(where)
+            if found.parameter("__record__") == _MARK:
+                lazy.missed.add(where)
+                return lazy.whole().layout[where]
+        return found
 
 
 class _Unbuilt(awkward.Array):  # type: ignore[misc]  # awkward has no types for subclasses

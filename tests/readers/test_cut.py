@@ -127,6 +127,14 @@ def taken_apart(events: Any) -> Any:
     return dict(zip(ak.fields(events), ak.unzip(events), strict=True))["Jet"].pt
 
 
+def by_layout(events: Any) -> Any:
+    return ak.Array(events.layout["Jet"]["pt"])
+
+
+def by_layout_of_selected(events: Any) -> Any:
+    return ak.Array(events[events.MET.pt > 50].layout["Jet"]["pt"])
+
+
 def swallowed(events: Any) -> Any:
     try:
         num = ak.num(taken_apart(events))
@@ -137,10 +145,10 @@ def swallowed(events: Any) -> Any:
 
 NANO = [
     selected, masked, sliced_twice, by_list, by_tuple, nested_name, crossed, sorted_events, counted, replaced, joined,
-    one_by_one, taken_apart, swallowed,
+    by_layout, by_layout_of_selected, one_by_one, taken_apart, swallowed,
 ]  # fmt: skip
 #: These ask in ways that are not seen: they are called again.
-BYPASS = {one_by_one, taken_apart, swallowed}
+BYPASS = {by_layout_of_selected, one_by_one}
 
 
 @pytest.mark.parametrize("process", NANO, ids=lambda one: str(one.__name__))
@@ -219,12 +227,13 @@ def test_the_mistake_of_a_processor_is_its_own(file: InputFile) -> None:
 
 def test_nothing_that_leaves_refers_to_the_events(file: InputFile) -> None:
     def process(events: Any) -> Any:
-        return {"jets": events.Jet[events.Jet.pt > 50], "events": events[:3]}
+        return {"jets": events.Jet[events.Jet.pt > 50], "some": events[:3], "all": events}
 
     output = attempt(file, process, knowing(file, "Jet")).accumulator
     for one in output.values():
         assert not any(key.startswith("@") for key in one.attrs)
         assert plain_behavior(one.behavior) is one.behavior
+        assert type(one.layout).__module__.startswith("awkward.")
         again = pickle.loads(cloudpickle.dumps(one))
         assert again.to_list() == one.to_list()
 
