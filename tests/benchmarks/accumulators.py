@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tests.benchmarks.measurement import Row, Target, take_turns
+from tests.benchmarks.measurement import Target, take_turns
 from tests.benchmarks.systems import CoffeaRun, HepdaskRun, forget_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.benchmarks.measurement import Setting
+    from tests.benchmarks.measurement import Row, Setting
 
 __all__ = ["build_local_run", "measure"]
 
@@ -80,22 +80,26 @@ def _measure(setting: Setting, what: dict[str, Any], num_bytes: int, num_repeats
         small()
         setting.client.run(_reset_peak)
 
-    seconds = take_turns(
-        {name: watched(name) for name in runs}, num_repeats, prepare=prepare, num_warm_ups=0
+    turns = take_turns(
+        {name: watched(name) for name in runs},
+        num_repeats,
+        client=setting.client,
+        prepare=prepare,
+        num_warm_ups=0,
     )
     facts = {f"{name}_peak_accumulators": max(values) for name, values in peaks.items()}
     num_ranges = hepdask.result.metrics.total.num_ranges
-    row = Row(CASE, f"{num_ranges:,} of {num_bytes / 1e6:.0f} MB", seconds)
-    targets = (
+    targets = [
         Target(
             "hepdask, accumulators at a worker",
             facts["hepdask_peak_accumulators"],
             MAX_ACCUMULATORS,
             is_upper=True,
         ),
-        Target("coffea / hepdask", row.median("coffea") / row.median("hepdask"), 1.0),
-    )
-    return Row(CASE, row.what, seconds, targets, {**facts, **hepdask.facts})
+        Target("coffea / hepdask", turns.ratio("coffea", "hepdask"), 1.0),
+    ]
+    what_text = f"{num_ranges:,} of {num_bytes / 1e6:.0f} MB"
+    return turns.row(CASE, what_text, targets, {**facts, **hepdask.facts})
 
 
 def _peak_accumulators(setting: Setting, num_bytes: int) -> float:

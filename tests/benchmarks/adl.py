@@ -37,12 +37,10 @@ def _measure_query(setting: Setting, name: str) -> Row:
         "coffea 500k": CoffeaRun(setting.client, **best),
         "hepdask": hepdask,
     }
-    row = Row(CASE, name, take_turns(runs, setting.num_repeats), facts=hepdask.facts)
+    turns = take_turns(runs, setting.num_repeats, client=setting.client)
     hepdask.check_read()
-    target = Target(
-        "coffea 500k / hepdask", row.median("coffea 500k") / row.median("hepdask"), 0.95
-    )
-    return Row(CASE, name, row.seconds, (target,), row.facts)
+    target = Target("coffea 500k / hepdask", turns.ratio("coffea 500k", "hepdask"), 0.95)
+    return turns.row(CASE, name, [target], hepdask.facts)
 
 
 def build_local_run(setting: Setting, query: str = "Q5") -> Callable[[], Any]:

@@ -38,11 +38,10 @@ def _measure_query(setting: Setting, name: str) -> Row:
         "ROOT threads": RootThreadsRun(files, name),
         "hepdask": hepdask,
     }
-    seconds = take_turns(runs, setting.num_repeats, max_moved=MAX_MOVED)
+    turns = take_turns(runs, setting.num_repeats, client=setting.client, max_moved=MAX_MOVED)
     hepdask.check_read()
-    row = Row(CASE, name, seconds, facts=hepdask.facts)
-    target = Target("ROOT Dask / hepdask", row.median("ROOT Dask") / row.median("hepdask"), 1.0)
-    return Row(CASE, name, seconds, (target,), row.facts)
+    target = Target("ROOT Dask / hepdask", turns.ratio("ROOT Dask", "hepdask"), 1.0)
+    return turns.row(CASE, name, [target], hepdask.facts)
 
 
 def build_local_run(setting: Setting, query: str = "Q5") -> Callable[[], Any]:

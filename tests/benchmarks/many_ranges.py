@@ -6,15 +6,16 @@ file for each range by design, and sends each range as a task of its own; it run
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks.measurement import Row, Target, take_turns
+from tests.benchmarks.measurement import Target, take_turns
 from tests.benchmarks.systems import CoffeaRun, HepdaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.benchmarks.measurement import Setting
+    from tests.benchmarks.measurement import Row, Setting
 
 __all__ = ["build_local_run", "measure"]
 
@@ -46,13 +47,16 @@ def _compare(
     runs: dict[str, Any] = {"hepdask": hepdask}
     if with_coffea:
         runs = {"coffea": CoffeaRun(setting.client, **arguments), **runs}
-    row = Row(CASE, what, take_turns(runs, setting.num_repeats), facts=hepdask.facts)
+    turns = take_turns(runs, setting.num_repeats, client=setting.client)
     _check_count(hepdask, num_ranges * NUM_ENTRIES_PER_RANGE)
-    per_range = {f"{name}_ms_per_range": 1e3 * row.median(name) / num_ranges for name in runs}
+    per_range = {
+        f"{name}_ms_per_range": 1e3 * statistics.median(seconds) / num_ranges
+        for name, seconds in turns.seconds.items()
+    }
     target = Target(
         "hepdask, ms a range", per_range["hepdask_ms_per_range"], MAX_MS_PER_RANGE, is_upper=True
     )
-    return Row(CASE, what, row.seconds, (target,), {**per_range, **row.facts})
+    return turns.row(CASE, what, [target], {**per_range, **hepdask.facts})
 
 
 def _small_files(setting: Setting) -> Row:
@@ -71,11 +75,10 @@ def _small_files(setting: Setting) -> Row:
         "coffea": CoffeaRun(setting.client, **what),
         "hepdask": HepdaskRun(setting.client, **what),
     }
-    seconds = take_turns(runs, setting.num_repeats)
-    row = Row(CASE, f"{num_files} files, Q2", seconds, facts=runs["hepdask"].facts)
-    # no figure is asked for: more than as fast is what is expected
-    target = Target("coffea / hepdask", row.median("coffea") / row.median("hepdask"), 1.0)
-    return Row(CASE, row.what, seconds, (target,), row.facts)
+    turns = take_turns(runs, setting.num_repeats, client=setting.client)
+    # no figure is asked for; not to be slower is the least
+    target = Target("coffea / hepdask", turns.ratio("coffea", "hepdask"), 1.0)
+    return turns.row(CASE, f"{num_files} files, Q2", [target], runs["hepdask"].facts)
 
 
 def _check_count(run: HepdaskRun, expected: int) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "Row",
     "Setting",
     "Target",
+    "Turns",
     "check_equal",
     "geometric_mean",
     "take_turns",
@@ -100,6 +101,9 @@ class Row:
         Figures with bounds that follow.
     facts : mapping of str to float
         More figures, units in their names.
+    cpu_seconds : mapping of str to list of float
+        CPU time of each run, by system: of this process and of all workers. Other work on the machine lengthens it far less than
+        the wall time.
     """
 
     case: str
@@ -107,10 +111,39 @@ class Row:
     seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
+    cpu_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def median(self, system: str) -> float:
         """Return the median wall time of a system, seconds."""
         return statistics.median(self.seconds[system])
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Seconds of each run, by system.
+
+    Attributes
+    ----------
+    seconds, cpu_seconds : dict of str to list of float
+        Wall time, and CPU time of this process and the workers.
+    """
+
+    seconds: dict[str, list[float]]
+    cpu_seconds: dict[str, list[float]]
+
+    def ratio(self, above: str, below: str) -> float:
+        """Return the median wall time of one system over that of another."""
+        return statistics.median(self.seconds[above]) / statistics.median(self.seconds[below])
+
+    def row(
+        self,
+        case: str,
+        what: str,
+        targets: Sequence[Target] = (),
+        facts: Mapping[str, float] | None = None,
+    ) -> Row:
+        """Make a row of the result."""
+        return Row(case, what, self.seconds, tuple(targets), facts or {}, self.cpu_seconds)
 
 
 class OutputsDifferError(AssertionError):
@@ -121,10 +154,11 @@ def take_turns(
     runs: Mapping[str, Callable[[], Any]],
     num_repeats: int,
     *,
+    client: Client | None = None,
     prepare: Callable[[str], None] | None = None,
     num_warm_ups: int = 1,
     max_moved: float = 0.0,
-) -> dict[str, list[float]]:
+) -> Turns:
     """Run systems in turn, and compare their outputs each time.
 
     Parameters
@@ -133,6 +167,8 @@ def take_turns(
         What is timed, by system; each returns an output.
     num_repeats : int
         Timed runs of each.
+    client : Client or None
+        Whose workers' CPU time counts.
     prepare : callable or None
         Called with the name of the system before each run, outside of the time.
     num_warm_ups : int
@@ -142,21 +178,28 @@ def take_turns(
 
     Returns
     -------
-    dict
-        Seconds of each run, by system.
+    Turns
+        Seconds of each run.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    turns = Turns({name: [] for name in runs}, {name: [] for name in runs})
     for turn in range(-num_warm_ups, num_repeats):
         outputs = {}
         for name, run in runs.items():
             if prepare is not None:
                 prepare(name)
-            started = time.perf_counter()
+            cpu_before, started = _cpu_seconds(client), time.perf_counter()
             outputs[name] = run()
+            seconds = time.perf_counter() - started
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                turns.seconds[name].append(seconds)
+                turns.cpu_seconds[name].append(_cpu_seconds(client) - cpu_before)
         check_equal(outputs, max_moved=max_moved)
-    return seconds
+    return turns
+
+
+def _cpu_seconds(client: Client | None) -> float:
+    workers = {} if client is None else client.run(time.process_time)
+    return time.process_time() + sum(workers.values())
 
 
 def check_equal(outputs: Mapping[str, Any], *, max_moved: float = 0.0) -> None:

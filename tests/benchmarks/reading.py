@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
 import numpy as np
 
 from tests.benchmarks.adl import adl_files
-from tests.benchmarks.measurement import Row, Target, check_equal
+from tests.benchmarks.measurement import Target, Turns, check_equal
 from tests.benchmarks.systems import TREENAME, HepdaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.benchmarks.measurement import Setting
+    from tests.benchmarks.measurement import Row, Setting
 
 __all__ = ["build_local_run", "measure"]
 
@@ -52,29 +53,22 @@ def measure(setting: Setting) -> list[Row]:
     run()
     # where hepdask cuts the files: all read the same ranges
     ranges = [(one.file.file_path, one.entry_start, one.entry_stop) for one in run.plan().ranges]
-    seconds: dict[str, list[float]] = {
-        name: [] for name in ("uproot", "uproot isal", "hepdask", "hepdask, whole run")
-    }
+    names = ("uproot", "uproot isal", "hepdask", "hepdask, whole run")
+    turns = Turns({name: [] for name in names}, {name: [] for name in names})
     with ExitStack() as stack:
         trees = _open_trees(stack, ranges)
         for turn in range(-1, setting.num_repeats):
             times, outputs = _read_once(run, trees, ranges)
             check_equal(outputs)
-            if turn >= 0:
-                for name, spent in times.items():
-                    seconds[name].append(spent)
+            for name in names if turn >= 0 else ():
+                turns.seconds[name].append(times[name][0])
+                turns.cpu_seconds[name].append(times[name][1])
     run.check_read()
-    row = Row(CASE, "columns of Q6", seconds)
-    targets = (
-        Target(
-            "hepdask / uproot isal",
-            row.median("hepdask") / row.median("uproot isal"),
-            1.05,
-            is_upper=True,
-        ),
-        Target("uproot / uproot isal", row.median("uproot") / row.median("uproot isal"), 1.5),
-    )
-    return [Row(CASE, row.what, seconds, targets, run.facts)]
+    targets = [
+        Target("hepdask / uproot isal", turns.ratio("hepdask", "uproot isal"), 1.05, is_upper=True),
+        Target("uproot / uproot isal", turns.ratio("uproot", "uproot isal"), 1.5),
+    ]
+    return [turns.row(CASE, "columns of Q6", targets, run.facts)]
 
 
 def _open_trees(stack: ExitStack, ranges: list[tuple[str, int, int]]) -> dict[str, Any]:
@@ -88,18 +82,22 @@ def _open_trees(stack: ExitStack, ranges: list[tuple[str, int, int]]) -> dict[st
 
 def _read_once(
     run: Any, trees: dict[str, Any], ranges: list[tuple[str, int, int]]
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
+    """Return wall and CPU seconds, and outputs, by system."""
     times, outputs = {}, {}
     for name, library in (("uproot", "zlib"), ("uproot isal", "isal")):
         with _zlib_library(library):
-            started = time.perf_counter()
-            outputs[name] = _read_with_uproot(trees, ranges)
-            times[name] = time.perf_counter() - started
-    started = time.perf_counter()
-    outputs["hepdask"] = run()
-    times["hepdask, whole run"] = time.perf_counter() - started
-    times["hepdask"] = run.result.metrics.total.wall_seconds
+            outputs[name], times[name] = _timed(partial(_read_with_uproot, trees, ranges))
+    outputs["hepdask"], times["hepdask, whole run"] = _timed(run)
+    total = run.result.metrics.total
+    times["hepdask"] = (total.wall_seconds, total.cpu_seconds)
     return times, outputs
+
+
+def _timed(function: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+    cpu_before, started = time.process_time(), time.perf_counter()
+    output = function()
+    return output, (time.perf_counter() - started, time.process_time() - cpu_before)
 
 
 def _read_with_uproot(trees: dict[str, Any], ranges: list[tuple[str, int, int]]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def describe_machine() -> dict[str, Any]:
 
 def format_row(row: Row) -> str:
     """Return a row as one line of text."""
-    parts = [f"{name} {_spread(seconds)}" for name, seconds in row.seconds.items()]
+    parts = [f"{name} {_cell(row, name)}" for name in row.seconds]
     parts += [_target(target) for target in row.targets]
     return f"{row.case}: {row.what}: " + "; ".join(parts)
 
@@ -68,6 +68,13 @@ def format_row(row: Row) -> str:
 def _spread(seconds: Sequence[float]) -> str:
     text = f"{statistics.median(seconds):.3g} s"
     return text if len(seconds) == 1 else f"{text} ({min(seconds):.3g} to {max(seconds):.3g})"
+
+
+def _cell(row: Row, name: str) -> str:
+    text = _spread(row.seconds[name])
+    if name in row.cpu_seconds:
+        text += f", CPU {statistics.median(row.cpu_seconds[name]):.3g} s"
+    return text
 
 
 def _target(target: Target) -> str:
@@ -80,8 +87,8 @@ def _markdown(rows: Sequence[Row], machine: dict[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     size = "full" if machine["is_full"] else "small"
     yield (
-        f"Medians of {machine['num_repeats']} runs (least to most), systems in turn; {size} size, two workers with one thread "
-        f"each, {machine['num_cpus']} CPUs, load {machine['load']:.1f} at the end; Python {machine['python']}, {versions}."
+        f"Medians of {machine['num_repeats']} runs (least to most), and their CPU time in all processes; systems in turn; {size} "
+        f"size, two workers with one thread each, {machine['num_cpus']} CPUs, load {machine['load']:.1f} at the end; Python {machine['python']}, {versions}."
     )
     for case in dict.fromkeys(row.case for row in rows):
         chosen = [row for row in rows if row.case == case]
@@ -90,7 +97,7 @@ def _markdown(rows: Sequence[Row], machine: dict[str, Any]) -> Iterator[str]:
         yield f"| | {' | '.join(systems)} | figures to reach |"
         yield f"|---|{'---|' * len(systems)}---|"
         for row in chosen:
-            cells = [_spread(row.seconds[name]) if name in row.seconds else "" for name in systems]
+            cells = [_cell(row, name) if name in row.seconds else "" for name in systems]
             targets = "; ".join(_target(target) for target in row.targets)
             yield f"| {row.what} | {' | '.join(cells)} | {targets} |"
         yield ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ from tests.benchmarks.measurement import (
 )
 from tests.benchmarks.report import format_row, write_report
 from tests.benchmarks.samples import NUM_WIDE_BRANCHES, Samples
-from tests.benchmarks.systems import HepdaskRun, two_workers
+from tests.benchmarks.systems import HepdaskRun, forget_everything, two_workers
 from tests.servers import require_xrootd
 
 if TYPE_CHECKING:
@@ -66,6 +67,19 @@ def setting(samples: Samples) -> Iterator[Setting]:
     """Start workers that the cases may start anew."""
     with two_workers() as own_client:
         yield Setting(own_client, samples, is_full=False, num_repeats=1)
+
+
+def test_workers_start_anew_and_the_cache_is_empty(setting: Setting) -> None:
+    cache = Path(os.environ["HEPDASK_CACHE_DIR"])
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "left").touch()
+    before = setting.client.run(os.getpid)
+    forget_everything(setting.client)
+    after = setting.client.run(os.getpid)
+    assert len(after) == 2
+    assert not set(before.values()) & set(after.values())
+    assert not cache.exists()
+    assert setting.client.run(os.getenv, "HEPDASK_CACHE_DIR") == dict.fromkeys(after, str(cache))
 
 
 # the one with ROOT has a process to itself, below
@@ -164,9 +178,12 @@ def test_systems_take_turns() -> None:
     runs = {name: lambda name=name: calls.append(name) for name in "ab"}
     # None is no output
     runs = {name: (lambda run=run: (run(), 1)[1]) for name, run in runs.items()}
-    seconds = take_turns(runs, 2, prepare=lambda name: calls.append(f"prepare {name}"))
+    turns = take_turns(runs, 2, prepare=lambda name: calls.append(f"prepare {name}"))
     assert calls == ["prepare a", "a", "prepare b", "b"] * 3
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+    assert {name: len(times) for name, times in turns.seconds.items()} == {"a": 2, "b": 2}
+    assert {name: len(times) for name, times in turns.cpu_seconds.items()} == {"a": 2, "b": 2}
+    row = turns.row("case", "what")
+    assert row.median("a") / row.median("b") == turns.ratio("a", "b")
 
 
 def test_geometric_mean() -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks.measurement import Row, Target, take_turns
+from tests.benchmarks.measurement import Target, take_turns
 from tests.benchmarks.plain_queries import QUERIES
 from tests.benchmarks.systems import CoffeaRun, HepdaskRun, forget_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.benchmarks.measurement import Setting
+    from tests.benchmarks.measurement import Row, Setting, Turns
 
 __all__ = ["build_local_run", "measure"]
 
@@ -32,35 +32,30 @@ def measure(setting: Setting) -> list[Row]:
     hepdask = runs["hepdask"]
 
     def forget(name: str) -> None:
-        forget_everything(setting.client)
+        if setting.is_full:
+            forget_everything(setting.client)
         runs[name].forget()
 
-    cold = take_turns(runs, setting.num_repeats, prepare=forget, num_warm_ups=0)
+    cold = take_turns(
+        runs, setting.num_repeats, client=setting.client, prepare=forget, num_warm_ups=0
+    )
     cold_facts = hepdask.facts
-    warm = take_turns(runs, setting.num_repeats, num_warm_ups=setting.choose(1, 0))
+    warm = take_turns(
+        runs, setting.num_repeats, client=setting.client, num_warm_ups=setting.choose(1, 0)
+    )
     facts = hepdask.facts
     hepdask.check_read()
-    rows = [Row(CASE, "cold", cold, facts=cold_facts), Row(CASE, "warm", warm, facts=facts)]
-    targets = [
-        (_ratio(rows[0], 8.0),),
-        (
-            _ratio(rows[1], 20.0),
-            Target(
-                "open and form, ms a range",
-                facts["open_and_form_ms_per_range"],
-                10.0,
-                is_upper=True,
-            ),
-        ),
-    ]
+    overhead = Target(
+        "open and form, ms a range", facts["open_and_form_ms_per_range"], 10.0, is_upper=True
+    )
     return [
-        Row(row.case, row.what, row.seconds, target, row.facts)
-        for row, target in zip(rows, targets, strict=True)
+        cold.row(CASE, "cold", [_ratio(cold, 8.0)], cold_facts),
+        warm.row(CASE, "warm", [_ratio(warm, 20.0), overhead], facts),
     ]
 
 
-def _ratio(row: Row, bound: float) -> Target:
-    return Target("coffea / hepdask", row.median("coffea") / row.median("hepdask"), bound)
+def _ratio(turns: Turns, bound: float) -> Target:
+    return Target("coffea / hepdask", turns.ratio("coffea", "hepdask"), bound)
 
 
 def build_local_run(setting: Setting) -> Callable[[], Any]:

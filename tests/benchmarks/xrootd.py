@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.adl import adl_files
 from tests.benchmarks.delay import delayed_port
-from tests.benchmarks.measurement import Row, Target, take_turns
+from tests.benchmarks.measurement import Target, take_turns
 from tests.benchmarks.plain_queries import QUERIES
 from tests.benchmarks.systems import CoffeaRun, HepdaskRun
 from tests.servers import XrdServer
@@ -21,7 +21,7 @@ from tests.servers import XrdServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tests.benchmarks.measurement import Setting
+    from tests.benchmarks.measurement import Row, Setting
 
 __all__ = ["build_local_run", "measure"]
 
@@ -64,16 +64,15 @@ def _compare(setting: Setting, server: XrdServer, query: str, round_trip_ms: int
             "coffea traced": CoffeaRun(setting.client, **what, is_traced=True),
             "hepdask": hepdask,
         }
-        seconds = take_turns(runs, setting.num_repeats)
+        turns = take_turns(runs, setting.num_repeats, client=setting.client)
         hepdask.check_read()
-    row = Row(CASE, f"{query}, {round_trip_ms} ms", seconds, facts=hepdask.facts)
     # the figures to reach are for the largest distance
-    bounds = {"coffea": 3.5, "coffea traced": 2.0} if round_trip_ms == 50 else {}
-    targets = tuple(
-        Target(f"{name} / hepdask", row.median(name) / row.median("hepdask"), bound)
+    bounds = {"coffea": 3.5, "coffea traced": 2.0} if round_trip_ms == ROUND_TRIPS_MS[-1] else {}
+    targets = [
+        Target(f"{name} / hepdask", turns.ratio(name, "hepdask"), bound)
         for name, bound in bounds.items()
-    )
-    return Row(CASE, row.what, seconds, targets, row.facts)
+    ]
+    return turns.row(CASE, f"{query}, {round_trip_ms} ms", targets, hepdask.facts)
 
 
 def _throughput(
@@ -88,25 +87,15 @@ def _throughput(
             delay = stack.enter_context(delayed_port(server.port, round_trip_ms))
             urls = _urls(setting, server, files, delay.port)
             runs[f"{round_trip_ms} ms"] = HepdaskRun(setting.client, **_what(query, urls))
-        seconds = take_turns(runs, setting.num_repeats)
+        turns = take_turns(runs, setting.num_repeats, client=setting.client)
         for run in runs.values():
             run.check_read()
-    row = Row(
-        CASE,
-        f"{query}, hepdask's throughput",
-        seconds,
-        facts=runs[f"{round_trips_ms[-1]} ms"].facts,
-    )
-    targets = (
-        Target(
-            "throughput without proxy / local", row.median("local") / row.median("no proxy"), 0.9
-        ),
-        *(
-            Target(f"throughput at {name} / at 0 ms", row.median("0 ms") / row.median(name), 0.9)
-            for name in (f"{round_trip_ms} ms" for round_trip_ms in round_trips_ms[1:])
-        ),
-    )
-    return Row(CASE, row.what, seconds, targets, row.facts)
+    farthest = f"{round_trips_ms[-1]} ms"
+    targets = [
+        Target("throughput without proxy / local", turns.ratio("local", "no proxy"), 0.9),
+        Target(f"throughput at {farthest} / at 0 ms", turns.ratio("0 ms", farthest), 0.9),
+    ]
+    return turns.row(CASE, f"{query}, hepdask's throughput", targets, runs[farthest].facts)
 
 
 def _urls(setting: Setting, server: XrdServer, files: list[str], port: int) -> list[str]:
