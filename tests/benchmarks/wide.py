@@ -68,7 +68,7 @@ def build_local_run(setting: Setting) -> Callable[[], Any]:
 def _what(setting: Setting) -> dict[str, Any]:
     from coffea.nanoevents import NanoAODSchema
 
-    size = setting.choose((10, 2, 10_000), (1, 1, 100))
+    size = setting.choose((10, 2, 10_000), (1, 1, 100, 550))
     return {
         "fileset": {"wide": setting.samples.wide(*size)},
         "processor": QUERIES["Q1"],
