@@ -1,49 +1,27 @@
-"""What a range costs beside the processor: coffea's DaskExecutor and hepdask's, on the same workers and files.
+"""What a range costs beside the processor: 10,000 and 100,000 ranges of a trivial processor, and many small files.
 
-``python -m tests.benchmarks.many_ranges`` runs it at full size: 400 ranges of 100 events of the generated sample, a
-trivial processor, medians of five runs, each system in turn. A warm-up run of each comes first, so workers have their
-libraries imported and hepdask its files open; coffea opens a file for each range by design.
+``python -m tests.benchmarks.many_ranges`` is short for ``python -m tests.benchmarks --full --only many_ranges``. coffea opens a
+file for each range by design, and sends each range as a task of its own; it runs only where that ends in minutes.
 """
 
 from __future__ import annotations
 
 import statistics
-import tempfile
-import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.benchmarks.measurement import Target, take_turns
+from tests.benchmarks.systems import CoffeaRun, HepdaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distributed import Client
+    from tests.benchmarks.measurement import Row, Setting
 
-NUM_ENTRIES_PER_RANGE = 100
+__all__ = ["build_local_run", "measure"]
 
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Seconds of each run."""
-
-    coffea_seconds: list[float]
-    hepdask_seconds: list[float]
-    num_ranges: int
-
-    @property
-    def ratio(self) -> float:
-        """Median of coffea over median of hepdask."""
-        return statistics.median(self.coffea_seconds) / statistics.median(self.hepdask_seconds)
-
-    def __str__(self) -> str:
-        coffea, ours = (
-            1e3 * statistics.median(seconds) / self.num_ranges
-            for seconds in (self.coffea_seconds, self.hepdask_seconds)
-        )
-        return (
-            f"{self.num_ranges} ranges: coffea {coffea:.2f} ms a range, hepdask {ours:.2f} ms a range, "
-            f"ratio {self.ratio:.1f} (medians of {len(self.hepdask_seconds)})"
-        )
+CASE = "many_ranges"
+NUM_ENTRIES_PER_RANGE = 10
+MAX_MS_PER_RANGE = 0.2
 
 
 def count(events: Any) -> dict[str, int]:
@@ -51,66 +29,84 @@ def count(events: Any) -> dict[str, int]:
     return {"entries": len(events)}
 
 
-def compare(client: Client, num_ranges: int, *, num_runs: int = 5) -> Comparison:
-    """Run both systems on one sample; their outputs must be equal."""
-    with tempfile.TemporaryDirectory() as directory:
-        files = write_files(Path(directory), num_ranges)
-        runs = {"coffea": run_coffea(client, files), "hepdask": run_hepdask(client, files)}
-        expected = {"entries": num_ranges * NUM_ENTRIES_PER_RANGE}
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(num_runs + 1):
-            for name, run in runs.items():
-                started = time.perf_counter()
-                output = run()
-                if turn:
-                    seconds[name].append(time.perf_counter() - started)
-                if output != expected:
-                    raise AssertionError(f"{name}: {output}, not {expected}")
-    return Comparison(seconds["coffea"], seconds["hepdask"], num_ranges)
+def measure(setting: Setting) -> list[Row]:
+    """Run many ranges of a few files, more of them, and many files of one range."""
+    num_ranges = setting.choose(10_000, 12)
+    return [
+        _compare(setting, f"{num_ranges:,} ranges", num_ranges, 2, with_coffea=True),
+        _compare(setting, f"{10 * num_ranges:,} ranges", 10 * num_ranges, 2, with_coffea=False),
+        _small_files(setting),
+    ]
 
 
-def write_files(directory: Path, num_ranges: int) -> dict[str, list[str]]:
-    """Write the sample: two files."""
-    from datasets.sample import write_sample
-
-    fileset = write_sample(directory, num_events=num_ranges * NUM_ENTRIES_PER_RANGE, num_files=2)
-    (files,) = (dataset["files"] for dataset in fileset.values())
-    return {"sample": [str(file) for file in files]}
-
-
-def run_coffea(client: Client, files: dict[str, list[str]]) -> Callable[[], Any]:
-    """Make coffea's run."""
-    from coffea import processor
-    from coffea.nanoevents import BaseSchema
-
-    executor = processor.DaskExecutor(client=client, status=False)
-    run = processor.Runner(executor, schema=BaseSchema, chunksize=NUM_ENTRIES_PER_RANGE)
-    return lambda: run(files, count, treename="Events")
-
-
-def run_hepdask(client: Client, files: dict[str, list[str]]) -> Callable[[], Any]:
-    """Make ours."""
-    from coffea.nanoevents import BaseSchema
-
-    from hepdask import DaskExecutor, Runner
-
-    run = Runner(
-        DaskExecutor(client),
-        schema=BaseSchema,
-        chunksize=NUM_ENTRIES_PER_RANGE,
-        progress=False,
-        align_clusters=False,
+def _compare(
+    setting: Setting, what: str, num_ranges: int, num_files: int, *, with_coffea: bool
+) -> Row:
+    arguments = _what(setting, num_ranges, num_files)
+    hepdask = HepdaskRun(setting.client, **arguments, align_clusters=False)
+    runs: dict[str, Any] = {"hepdask": hepdask}
+    if with_coffea:
+        runs = {"coffea": CoffeaRun(setting.client, **arguments), **runs}
+    turns = take_turns(runs, setting.num_repeats, client=setting.client)
+    _check_count(hepdask, num_ranges * NUM_ENTRIES_PER_RANGE)
+    per_range = {
+        f"{name}_ms_per_range": 1e3 * statistics.median(seconds) / num_ranges
+        for name, seconds in turns.seconds.items()
+    }
+    target = Target(
+        "hepdask, ms a range", per_range["hepdask_ms_per_range"], MAX_MS_PER_RANGE, is_upper=True
     )
-    return lambda: run(files, count, treename="Events")
+    return turns.row(CASE, what, [target], {**per_range, **hepdask.facts})
 
 
-def main() -> None:
-    """Compare at full size."""
-    from distributed import Client
+def _small_files(setting: Setting) -> Row:
+    num_files = setting.choose(300, 4)
+    files = setting.samples.adl(num_files * setting.choose(1_000, 20), num_files, 1_000)
+    from coffea.nanoevents import NanoAODSchema
 
-    with Client(n_workers=2, threads_per_worker=1, dashboard_address=":0") as client:
-        print(compare(client, 400))
+    from tests.benchmarks.plain_queries import QUERIES
+
+    what = {
+        "fileset": {"small": files},
+        "processor": QUERIES["Q2"],
+        "schema": NanoAODSchema,
+    }
+    runs = {
+        "coffea": CoffeaRun(setting.client, **what),
+        "hepdask": HepdaskRun(setting.client, **what),
+    }
+    turns = take_turns(runs, setting.num_repeats, client=setting.client)
+    # no figure is asked for; not to be slower is the least
+    target = Target("coffea / hepdask", turns.ratio("coffea", "hepdask"), 1.0)
+    return turns.row(CASE, f"{num_files} files, Q2", [target], runs["hepdask"].facts)
+
+
+def _check_count(run: HepdaskRun, expected: int) -> None:
+    if run.result.output != {"entries": expected}:
+        raise AssertionError(f"{run.result.output}, not {expected} entries")
+
+
+def build_local_run(setting: Setting) -> Callable[[], Any]:
+    """Return hepdask's run of the first row in this process."""
+    from hepdask import LocalExecutor
+
+    what = _what(setting, setting.choose(10_000, 12), 2)
+    return HepdaskRun(LocalExecutor(), **what, align_clusters=False)
+
+
+def _what(setting: Setting, num_ranges: int, num_files: int) -> dict[str, Any]:
+    from coffea.nanoevents import NanoAODSchema
+
+    files = setting.samples.narrow(num_ranges * NUM_ENTRIES_PER_RANGE, num_files)
+    return {
+        "fileset": {"narrow": files},
+        "processor": count,
+        "schema": NanoAODSchema,
+        "chunksize": NUM_ENTRIES_PER_RANGE,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    from tests.benchmarks.__main__ import main
+
+    main(["--full", "--only", CASE])

@@ -2,28 +2,293 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import hist
+import numpy as np
 import pytest
+import uproot
 
 from tests.benchmarks import (
-    many_ranges,
+    __main__,
+    plain_queries,
     plan_scale,
     poison,
     processors,
+    profile,
     random_kills,
     reduction,
     resume,
     store_cost,
 )
+from tests.benchmarks.cases import CASES
+from tests.benchmarks.delay import delayed_port
+from tests.benchmarks.measurement import (
+    OutputsDifferError,
+    Row,
+    Setting,
+    Target,
+    check_equal,
+    geometric_mean,
+    take_turns,
+)
+from tests.benchmarks.report import format_row, write_report
+from tests.benchmarks.samples import Samples
+from tests.benchmarks.systems import HepdaskRun, forget_everything, two_workers
+from tests.servers import require_xrootd
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distributed import Client
 
+    from tests.conftest import NanoFiles
+    from tests.servers import XrdServer
 
-def test_many_ranges(client: Client) -> None:
-    comparison = many_ranges.compare(client, 6, num_runs=1)
-    assert "ratio" in str(comparison)
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samples]:
+    """Keep the samples of all cases in one place that an XRootD server can read."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="hepdask-samples-") as name:
+        Path(name).chmod(0o755)
+        yield Samples(name)
+
+
+@pytest.fixture(scope="module")
+def setting(samples: Samples) -> Iterator[Setting]:
+    """Start workers that the cases may start anew."""
+    with two_workers() as own_client:
+        yield Setting(own_client, samples, is_full=False, num_repeats=1)
+
+
+def test_workers_start_anew_and_the_cache_is_empty(setting: Setting) -> None:
+    cache = Path(os.environ["HEPDASK_CACHE_DIR"])
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "left").touch()
+    before = setting.client.run(os.getpid)
+    forget_everything(setting.client)
+    after = setting.client.run(os.getpid)
+    assert len(after) == 2
+    assert not set(before.values()) & set(after.values())
+    assert not cache.exists()
+    assert setting.client.run(os.getenv, "HEPDASK_CACHE_DIR") == dict.fromkeys(after, str(cache))
+
+
+# the one with ROOT has a process to itself, below
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"adl_root"}))
+def test_case(setting: Setting, name: str) -> None:
+    if name == "xrootd":
+        require_xrootd()
+    rows = CASES[name].measure(setting)
+    for row in rows:
+        assert row.case == name
+        assert all(len(seconds) == 1 for seconds in row.seconds.values())
+        assert f"{name}: {row.what}: " in format_row(row)
+    assert any("hepdask" in row.seconds for row in rows)
+    assert any(row.targets for row in rows)
+
+
+def test_root_agrees_bin_by_bin(samples: Samples, tmp_path: Path) -> None:
+    """Run the command, too: ROOT changes the process that imports it."""
+    if importlib.util.find_spec("ROOT") is None:
+        pytest.skip("there is no ROOT; install it with: pip install 'hepdask[benchmark]'")
+    command = [sys.executable, "-m", "tests.benchmarks", "--only", "adl_root", "--repeat", "1"]
+    paths = ["--samples", str(samples.directory), "--output", str(tmp_path)]
+    done = subprocess.run(
+        [*command, *paths], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["what"] for row in rows] == [*(f"Q{number}" for number in range(1, 9)), "Q1 to Q8"]
+
+
+def test_missing_root_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hepdask import MissingDependencyError
+    from tests.benchmarks.root_queries import import_root
+
+    monkeypatch.setitem(sys.modules, "ROOT", None)
+    with pytest.raises(MissingDependencyError, match="pip install"):
+        import_root()
+
+
+def test_plain_queries_agree_with_the_processors(samples: Samples) -> None:
+    from coffea.nanoevents import NanoAODSchema
+
+    from hepdask import LocalExecutor
+    from processors import adl
+
+    files = {"adl": samples.adl(2_000, 2, 500)}
+    for name, plain in plain_queries.QUERIES.items():
+        outputs = {
+            what: HepdaskRun(LocalExecutor(), files, processor, schema=NanoAODSchema)()
+            for what, processor in (("plain", plain), ("own", adl.QUERIES[name]()))
+        }
+        assert next(iter(outputs["plain"].values())).sum(flow=True) > 0
+        check_equal(outputs)
+
+
+def test_equal_outputs_pass() -> None:
+    check_equal({"a": {"x": _filled([1.0, 5.0])}, "b": {"x": np.array([0.0, 1.0, 1.0, 0.0])}})
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        ({"x": [2.0, 5.0, 6.0]}, "integrals 2 and 3"),
+        (
+            {"x": [1.0, 2.0]},
+            r"integrals 2 and 2, 1 entries in other bins, first at \[\[1\], \[2\]\]",
+        ),
+        ({"x": [1.0, 11.0]}, "1 entries in other bins"),
+        ({"y": [1.0, 5.0]}, "output.y"),
+    ],
+)
+def test_outputs_that_differ_are_an_error(other: dict[str, list[float]], text: str) -> None:
+    outputs = {
+        "a": {"x": _filled([1.0, 5.0])},
+        "b": {name: _filled(values) for name, values in other.items()},
+    }
+    with pytest.raises(OutputsDifferError, match=text):
+        check_equal(outputs)
+
+
+def test_a_share_of_the_entries_may_move() -> None:
+    values = np.linspace(0.0, 10.0, 200, endpoint=False)
+    moved = np.where(values == values[0], 9.0, values)
+    outputs = {"a": _filled(values), "b": _filled(moved)}
+    check_equal(outputs, max_moved=0.01)
+    with pytest.raises(OutputsDifferError, match="1 entries in other bins"):
+        check_equal(outputs, max_moved=0.004)
+
+
+def _filled(values: Any) -> Any:
+    return hist.Hist.new.Reg(2, 0.0, 10.0).Double().fill(values)
+
+
+def test_systems_take_turns() -> None:
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    # None is no output
+    runs = {name: (lambda run=run: (run(), 1)[1]) for name, run in runs.items()}
+    turns = take_turns(runs, 2, prepare=lambda name: calls.append(f"prepare {name}"))
+    assert calls == ["prepare a", "a", "prepare b", "b"] * 3
+    assert {name: len(times) for name, times in turns.seconds.items()} == {"a": 2, "b": 2}
+    assert {name: len(times) for name, times in turns.cpu_seconds.items()} == {"a": 2, "b": 2}
+    row = turns.row("case", "what")
+    assert row.median("a") / row.median("b") == turns.ratio("a", "b")
+
+
+def test_geometric_mean() -> None:
+    assert geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+
+
+def test_report_says_what_was_missed(tmp_path: Path) -> None:
+    rows = [
+        Row(
+            "one",
+            "first",
+            {"coffea": [2.0, 4.0, 3.0], "hepdask": [1.0]},
+            (Target("ratio", 3.0, 2.0),),
+        ),
+        Row("one", "sum", targets=(Target("ms", 3.0, 2.0, is_upper=True),), facts={"ranges": 7}),
+    ]
+    write_report(tmp_path / "new", rows, is_full=False, num_repeats=3)
+    table = (tmp_path / "new" / "table.md").read_text()
+    assert "| first | 3 s (2 to 4) | 1 s | ratio = 3 (at least 2: met) |" in table
+    assert "| sum |  |  | ms = 3 (at most 2: MISSED) |" in table
+    assert "ranges 7" in table
+    document = json.loads((tmp_path / "new" / "results.json").read_text())
+    assert document["rows"][0]["seconds"]["coffea"] == [2.0, 4.0, 3.0]
+    assert document["machine"]["versions"]["uproot"] == uproot.__version__
+    assert (tmp_path / "new" / "plots.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_case_that_fails_fails_the_command(
+    samples: Samples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measure(setting: Setting) -> list[Row]:
+        check_equal({"a": 1.0, "b": 2.0})
+        return []
+
+    monkeypatch.setattr(CASES["reading"], "measure", measure)
+    arguments = ["--only", "reading", "--samples", str(samples.directory)]
+    assert __main__.main([*arguments, "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "failed: reading" in printed.out
+    assert "integrals 1 and 2" in printed.err
+
+
+@pytest.mark.parametrize("tool", ["cprofile", "pyinstrument"])
+def test_profile_shows_functions(
+    samples: Samples, tool: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if tool == "pyinstrument" and importlib.util.find_spec(tool) is None:
+        pytest.skip("install it with: pip install 'hepdask[benchmark]'")
+    profile.main(["adl", "--query", "Q1", "--tool", tool, "--samples", str(samples.directory)])
+    printed = capsys.readouterr().out
+    assert "q1" in printed
+    assert "Metrics" in printed
+
+
+def test_wide_sample_has_the_layout_of_nanoaod(samples: Samples) -> None:
+    size = (1, 1, 100, 550)
+    (path,) = samples.wide(*size)
+    with uproot.open(path) as file:
+        tree = file["Events"]
+        assert len(tree.keys()) == size[3]
+        assert tree["Muon_pt"].typename == "float[]"
+        assert tree["Muon_pt"].num_baskets == 1
+        assert isinstance(file.file.compression, uproot.ZLIB)
+        assert tree["event"].array().to_list() == list(range(1, 101))
+    # found again, not written again
+    written = Path(path).stat().st_mtime_ns
+    assert samples.wide(*size) == [path]
+    assert Path(path).stat().st_mtime_ns == written
+
+
+def test_real_wide_sample_is_used_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nano_wide.root").write_bytes(b"real")
+    monkeypatch.setenv("HEPDASK_DATA", str(tmp_path))
+    paths = Samples(tmp_path / "samples").wide(10, 2, 10_000)
+    assert [Path(path).read_bytes() for path in paths] == [b"real", b"real"]
+
+
+def test_samples_are_the_same_each_time(samples: Samples, tmp_path: Path) -> None:
+    for one, other in zip(samples.narrow(120, 2), Samples(tmp_path).narrow(120, 2), strict=True):
+        with uproot.open(one) as left, uproot.open(other) as right:
+            assert (
+                left["Events"]["MET_pt"].array().to_list()
+                == right["Events"]["MET_pt"].array().to_list()
+            )
+
+
+def test_proxy_in_a_process_counts(xrd_server: XrdServer, nano_files: NanoFiles) -> None:
+    from hepdask.opening import forget_connections
+
+    with delayed_port(xrd_server.port, 2.0) as delay:
+        url = xrd_server.url(nano_files.paths[0].name, port=delay.port)
+        with uproot.open(url) as file:
+            assert file["Events"].num_entries == nano_files.num_entries[0]
+        assert delay.counts == {}
+        forget_connections(url)
+    assert delay.counts["connections"] == 1
+    assert delay.counts["turns"] >= 3
+    assert delay.counts["bytes_down"] > 0
 
 
 @pytest.mark.parametrize("mode", poison.MODES)
