@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import sys
 import tempfile
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +49,14 @@ class Aside:
         In the file.
     """
 
-    __slots__ = ("_file", "_sizes", "num_bytes")
+    __slots__ = ("_file", "_lock", "_sizes", "num_bytes")
 
     def __init__(self, pieces: Sequence[Any], directory: str | None = None) -> None:
         views = [memoryview(piece).cast("B") for piece in pieces]
         self._sizes = [view.nbytes for view in views]
         self.num_bytes = sum(self._sizes)
+        # dask may send it from one thread while another one merges it, and a file has one position
+        self._lock = threading.Lock()
         self._file = tempfile.TemporaryFile(dir=directory, prefix="hepdask-")  # noqa: SIM115  # as long as this object
         try:
             for view in views:
@@ -74,8 +77,9 @@ class Aside:
         return pickle.loads(stream, buffers=buffers)
 
     def _read_all(self) -> list[bytearray]:
-        self._file.seek(0)
-        return [_read(self._file, size) for size in self._sizes]
+        with self._lock:
+            self._file.seek(0)
+            return [_read(self._file, size) for size in self._sizes]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # dask asks for the protocol that has buffers, and sends them as they are

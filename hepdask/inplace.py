@@ -19,7 +19,7 @@ from hepdask.accumulator import add, copy_accumulator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["add_into"]
+__all__ = ["HalfAdded", "add_into"]
 
 # plain ones only: a subclass may do anything in its own __setitem__ or __iadd__
 _MAPPINGS = (dict, defaultdict)
@@ -27,6 +27,13 @@ _NUMERIC_KINDS = frozenset("biufc")
 # fixed cells, which `+=` adds up without getting memory: not Unlimited, whose cells may grow
 _STORAGES = frozenset({"AtomicInt64", "Double", "Int64", "Mean", "Weight", "WeightedMean"})
 _HISTOGRAM_PACKAGES = frozenset({"boost_histogram", "hist"})
+
+
+class HalfAdded(BaseException):  # no error of the user's that could be listed and passed over
+    """Nothing can be done with the accumulator any more: the task has to be run again.
+
+    Not an `Exception`: what catches those takes the accumulator for as good as it was.
+    """
 
 
 def add_into(a: Any, b: Any) -> Any:
@@ -48,6 +55,8 @@ def add_into(a: Any, b: Any) -> Any:
     ------
     AccumulatorError
         If the two don't fit together. Then `a` is as it was.
+    HalfAdded
+        If there is no memory for a list or a set to grow, after all else was checked.
     """
     steps: list[Callable[[], object]] = []
     try:
@@ -56,8 +65,13 @@ def add_into(a: Any, b: Any) -> Any:
         raise
     except Exception:  # noqa: BLE001  # nothing is changed yet; this tells the error as it always does
         return add(a, b)
-    for step in steps:
-        step()
+    try:
+        for step in steps:
+            step()
+    except Exception as error:
+        raise HalfAdded(
+            f"an accumulator was left half added ({type(error).__name__}: {error})"
+        ) from error
     return result
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,10 @@ def test_what_has_no_place_where_it_is_sent_stays_in_memory(
     stream = pickle.dumps(handed)
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     assert pickle.loads(stream).accumulator.sum() == NUM_LARGE
+
+
+def test_two_threads_may_load_it_at_once() -> None:
+    aside = held.Aside([pickle.dumps(list(range(100_000)))])
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: aside.load(), range(20)))
+    assert all(one == loaded[0] for one in loaded)

@@ -10,9 +10,11 @@ import hist
 import numpy as np
 import pytest
 
+from hepdask import inplace
 from hepdask.accumulator import add
 from hepdask.errors import AccumulatorError
-from hepdask.inplace import add_into
+from hepdask.inplace import HalfAdded, add_into
+from hepdask.partial import PartialResult, merge_results
 
 
 def filled(storage: Any, seed: int) -> hist.Hist:
@@ -151,3 +153,16 @@ def test_what_brings_its_own_addition_is_added_by_that() -> None:
     own = add(Total(1), Total(2))
     assert add_into(own, Total(3)).value == 6
     assert own.value == 3
+
+
+def test_a_half_added_accumulator_is_not_taken_for_a_good_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(a: Any, b: Any) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(inplace, "_add_histogram", fail)
+    left = PartialResult({"n": [1], "h": filled(hist.storage.Double(), 1)})
+    right = PartialResult({"n": [2], "h": filled(hist.storage.Double(), 2)})
+    with pytest.raises(HalfAdded, match="MemoryError: no more"):
+        merge_results(left, right, may_change_left=True)
