@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hepdask.attempt import Work
 from hepdask.errors import FileReadError, OptionError
-from hepdask.executors import Executor, check_options
+from hepdask.executors import Executor, NotReached, check_options, check_reached
 from hepdask.fingerprint import fingerprint
 from hepdask.metadata import MetadataCache
 from hepdask.opening import ReadOptions
@@ -260,7 +260,9 @@ class Runner:
         try:
             section = None if processor is None else self._open_section(processor, options)
             planner = self._planner(options, section, progress)
-            return planner.plan(planner.load(fileset, treename).files, work)
+            plan = planner.plan(planner.load(fileset, treename).files, work)
+            check_reached(map(NotReached, planner.stops))
+            return plan
         finally:
             progress.close()
 
