@@ -46,8 +46,8 @@ class DatasetCompleteness:
     num_files_not_reached : int
         Files of which nothing failed, but something was not reached, as the run ended before.
     num_files_unknown : int
-        Those among the failed files that could not be inspected: how many entries they have is not known, and none of
-        them is in the figures below.
+        Those among the failed files, and those that were not reached, that were not inspected: how many entries they have is
+        not known, and none of them is in the figures below.
     num_entries_requested, num_entries_processed, num_entries_failed, num_entries_not_reached : int
         The same in entries. Requested is the sum of the other three.
     """
@@ -184,10 +184,13 @@ def _rows(name: str, one: DatasetCompleteness) -> list[tuple[str, ...]]:
     files = _figures(one, "files")
     events = _figures(one, "entries")
     if one.num_files_unknown:
-        files = (*files[:2], f"{files[2]} ({one.num_files_unknown:,} unread)", files[3])
+        place = 2 if one.num_files_failed else 3
+        unread = f"{files[place]} ({one.num_files_unknown:,} unread)"
+        files = (*files[:place], unread, *files[place + 1 :])
         events = (f"{events[0]} + ?", *events[1:])
     # what is not complete never reads 100%
-    percent = 100 * one.fraction if one.is_complete else min(100 * one.fraction, 99.99)
+    known = 100 * one.fraction if one.num_entries_requested else 0.0
+    percent = 100 * one.fraction if one.is_complete else min(known, 99.99)
     return [(name, "files", *files, ""), ("", "events", *events, f"{percent:.4g}%")]
 
 
@@ -229,8 +232,10 @@ def build_completeness(
     counts: dict[str, dict[str, int]] = {}
     for file in files:
         key = (file.dataset, file.file_path)
+        # a run that was stopped early has not looked into it
+        is_unseen = key not in requested and key not in unknown and file.steps != ()
         wanted, got, lost = requested.get(key, 0), done.get(key, 0), known.get(key, 0)
-        is_done = got == wanted and (key in done or key not in requested)
+        is_done = got == wanted and (key in done or key not in requested) and not is_unseen
         state = (
             "failed"
             if key in known or key in unknown
@@ -241,7 +246,7 @@ def build_completeness(
         dataset = counts.setdefault(file.dataset, defaultdict(int))
         dataset["num_files_requested"] += 1
         dataset[f"num_files_{state}"] += 1
-        dataset["num_files_unknown"] += key in unknown
+        dataset["num_files_unknown"] += key in unknown or is_unseen
         dataset["num_entries_requested"] += wanted
         dataset["num_entries_processed"] += got
         dataset["num_entries_failed"] += lost

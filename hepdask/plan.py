@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hepdask.columns import CachedTraces, KeptTraces, Trace, count_bytes_per_entry, trace_columns
 from hepdask.costs import FileLayout, Prediction, Rates, predict, weigh
 from hepdask.discovery import expand_globs, make_absolute
+from hepdask.executors import NotReached
 from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
 from hepdask.metadata import FileMetadata
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from hepdask.store import Section
 
 __all__ = ["Limits", "Plan", "Planner"]
+
+#: How often facts about files that were inspected are noted in the cache meanwhile.
+CACHE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class Plan:
         All files that are asked for, with `num_entries` and `uuid` where they are known.
     ranges : tuple of EntryRange
         The leaves of the tree.
+    stopped_by : str
+        Why not all files were inspected, in words; empty if they were.
     failures : tuple of Failure
         Files that could not be inspected.
     columns : frozenset of str
@@ -81,6 +88,7 @@ class Plan:
 
     files: tuple[InputFile, ...]
     ranges: tuple[EntryRange, ...]
+    stopped_by: str = field(default="", kw_only=True)
     failures: tuple[Failure, ...] = ()
     columns: frozenset[str] = frozenset()
     num_bytes: int | None = None
@@ -156,6 +164,8 @@ class Planner:
         Where it is noted what the processor uses.
     rates : mapping of str to Rates
         What earlier runs of the processor took.
+    stops : list of str
+        Why a plan was stopped: filled while it is made.
     """
 
     executor: Executor
@@ -169,6 +179,7 @@ class Planner:
     section: Section | None = None
     cached: CachedTraces | None = None
     rates: Mapping[str, Rates] = field(default_factory=dict)
+    stops: list[str] = field(default_factory=list)
 
     def load(self, source: object, treename: str | None) -> Fileset:
         """Load a fileset of any dialect, expand its globs, take the files that are wanted.
@@ -201,7 +212,7 @@ class Planner:
         sizes = {layout: one.bytes_per_entry for layout, one in traces.items()}
         ranges = limit_ranges(self._split(known, facts, sizes), self.limits.max_ranges)
         self._warn_oversized(ranges)
-        if self.limits.max_ranges is not None:
+        if self.limits.max_ranges is not None and not self.stops:
             reached = {_dataset_key(one.file) for one in ranges} | {
                 (one.dataset, one.file_path) for one in failures
             }
@@ -216,7 +227,18 @@ class Planner:
             {one.layout_key: one.seed for one in traces.values() if one.seed is not None},
             _find_layouts(facts, sizes),
             self.rates,
+            stopped_by=next(iter(self.stops), ""),
         )
+
+    def _map(self, function: Any, items: Sequence[Any], name: str, advance: Any) -> list[Any]:
+        """Apply a function to all items; none of those that follow is begun once one was stopped."""
+        if self.stops:
+            return [NotReached(self.stops[0])] * len(items)
+        results = self.executor.map(
+            function, items, name=name, advance=advance, recovery=self.recovery
+        )
+        self.stops.extend({str(one) for one in results if isinstance(one, NotReached)})
+        return results
 
     def _inspect(
         self, files: list[InputFile]
@@ -239,8 +261,6 @@ class Planner:
             ]
             fresh = [one for one in results if isinstance(one, FileMetadata)]
             facts.update({(one.file_path, one.treename): one for one in fresh})
-            if self.cache is not None:
-                self.cache.store(fresh)
         return facts, failures, len(missing)
 
     def _look_up(self, files: list[InputFile]) -> dict[tuple[str, str], FileMetadata]:
@@ -256,19 +276,24 @@ class Planner:
 
     def _inspect_now(self, files: list[InputFile]) -> list[FileMetadata | Failure]:
         self.progress.start("inspecting", len(files), "files")
+        fresh = _Fresh(self.cache)
 
         def advance(batch: list[FileMetadata | Failure]) -> None:
             num_failures = sum(isinstance(one, Failure) for one in batch)
             self.progress.advance("inspecting", len(batch), num_failures=num_failures)
+            fresh.add(batch)
 
         function = partial(
             inspect_files, options=self.options, skipped=self.skipped, recovery=self.recovery
         )
-        results = self.executor.map(function, files, name="inspect", advance=advance)
+        try:
+            results = self._map(function, files, "inspect", advance)
+        finally:
+            fresh.store()
         self.progress.finish("inspecting")
         return [
-            build_failure(one, file, None, skipped=self.skipped)
-            if isinstance(one, BaseException)
+            build_failure(one, file, None, skipped=self.skipped, kinds=self.recovery.kinds)
+            if isinstance(one, BaseException) and not isinstance(one, NotReached)
             else one
             for file, one in zip(files, results, strict=True)
         ]
@@ -327,9 +352,7 @@ class Planner:
     ) -> dict[Hashable, Trace]:
         files = list(firsts.values())
         ranges = [EntryRange(file, 0, file.num_entries or 0) for file in files]
-        found = self.executor.map(
-            partial(trace_columns, work=work), ranges, name="trace", advance=lambda _: None
-        )
+        found = self._map(partial(trace_columns, work=work), ranges, "trace", lambda _: None)
         traces: dict[Hashable, Trace] = {}
         for layout, file, one in zip(firsts, files, found, strict=True):
             if isinstance(one, BaseException):
@@ -369,6 +392,26 @@ class Planner:
                 UserWarning,
                 stacklevel=2,
             )
+
+
+@dataclass(slots=True)
+class _Fresh:
+    """Facts on their way into the cache: in parts, as what a client that is killed has inspected need not be done again."""
+
+    cache: MetadataCache | None
+    waiting: list[FileMetadata] = field(default_factory=list)
+    last_seconds: float = field(default_factory=time.monotonic)
+
+    def add(self, batch: Iterable[FileMetadata | Failure]) -> None:
+        self.waiting.extend(one for one in batch if isinstance(one, FileMetadata))
+        if time.monotonic() - self.last_seconds > CACHE_SECONDS:
+            self.store()
+
+    def store(self) -> None:
+        if self.cache is not None and self.waiting:
+            self.cache.store(self.waiting)
+        self.waiting = []
+        self.last_seconds = time.monotonic()
 
 
 def _count_bytes(

@@ -133,8 +133,9 @@ class Run:
 
     def _process(self, plan: Plan, progress: Progress, inspect_seconds: float) -> _State:
         bad = next((one for one in plan.failures if not one.is_skipped), None)
-        if bad is not None or not plan.ranges:
-            outcome = Outcome(PartialResult(), stopped_by=str(bad) if bad else "")
+        stopped_by = plan.stopped_by or (str(bad) if bad else "")
+        if stopped_by or not plan.ranges:
+            outcome = Outcome(PartialResult(), stopped_by=stopped_by)
         else:
             job = self._build_job(plan)
             outcome = _find_finished(job) or self.executor.reduce(job, progress)
@@ -215,7 +216,7 @@ class Run:
         total = result.completeness.total
         if fatal is None and not result.stopped_by and not total.num_entries_not_reached:
             return
-        unread = f" ({total.num_files_unknown} files could not be inspected)"
+        unread = f" ({total.num_files_unknown} files were not inspected)"
         text = (
             f"{fatal or result.stopped_by or 'the executor did not reach all ranges'}\n"
             f"{total.num_entries_processed:,} of {total.num_entries_requested:,} entries were processed"
@@ -327,7 +328,7 @@ def _uninspected_files(state: _State) -> list[InputFile]:
     return [
         one
         for one in state.plan.files
-        if _file_key(one) in failed and _file_key(one) not in planned
+        if _file_key(one) not in planned and (_file_key(one) in failed or one.steps != ())
     ]
 
 

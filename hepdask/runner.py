@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hepdask.attempt import Work
 from hepdask.columns import CachedTraces
 from hepdask.errors import FileReadError, OptionError
-from hepdask.executors import Executor, check_options
+from hepdask.executors import Executor, NotReached, check_options, check_reached
 from hepdask.fingerprint import fingerprint
 from hepdask.metadata import MetadataCache
 from hepdask.opening import ReadOptions
@@ -270,7 +270,9 @@ class Runner:
             cached = None if processor is None else self._open_traces(processor, options)
             rates = self._load_rates(processor)
             planner = self._planner(options, section, cached, rates, progress)
-            return planner.plan(planner.load(fileset, treename).files, work)
+            plan = planner.plan(planner.load(fileset, treename).files, work)
+            check_reached(map(NotReached, planner.stops))
+            return plan
         finally:
             progress.close()
 

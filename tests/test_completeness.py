@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,7 +96,18 @@ def test_an_empty_file_is_processed_when_its_empty_range_was() -> None:
 
 
 def test_a_file_of_which_nothing_is_wanted_is_processed() -> None:
-    assert books([], [], []).is_complete
+    assert books([], [], [], [replace(input_file(), steps=())]).is_complete
+
+
+def test_a_file_that_nobody_has_inspected_is_not_reached() -> None:
+    one = books(ranges((0, 10)), [span(0, 10)], [], [input_file(), input_file(1)])
+    assert (one.num_files_processed, one.num_files_not_reached, one.num_files_unknown) == (1, 1, 1)
+    assert not one.is_complete
+    none = books([], [], [], [input_file()])
+    table = str(Completeness({"dy": none}).to_table())
+    assert "1 (1 unread)" in table
+    assert "0%" in table
+    assert "99.99%" not in table
 
 
 def test_datasets_keep_their_order_and_are_summed() -> None:

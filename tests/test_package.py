@@ -122,6 +122,7 @@ ORDER_WITHIN = {
         "dask_graph",
         "dask_events",
         "dask_watch",
+        "dask_map",
         "dask_run",
         "dask",
     ),

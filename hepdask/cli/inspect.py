@@ -132,6 +132,7 @@ def _show_trees(file: InputFile, trees: Mapping[str, str], *, as_json: bool) -> 
 def _inspect_files(
     files: Sequence[InputFile], options: Mapping[str, Any]
 ) -> list[FileMetadata | Failure]:
+    from hepdask.executors import check_reached
     from hepdask.failures import build_failure
     from hepdask.metadata import FileMetadata, MetadataCache
     from hepdask.opening import ReadOptions
@@ -153,6 +154,7 @@ def _inspect_files(
         progress.finish("inspecting")
     # opened once, known to the runs that follow
     MetadataCache().store(one for one in results if isinstance(one, FileMetadata))
+    check_reached(results)
     return [
         build_failure(one, file, None) if isinstance(one, BaseException) else one
         for file, one in zip(files, results, strict=True)

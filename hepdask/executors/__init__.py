@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hepdask.costs import weigh
-from hepdask.errors import OptionError, suggest
+from hepdask.errors import ExecutorError, OptionError, suggest
 from hepdask.stopping import StopRules, StopTally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from hepdask.attempt import Work
@@ -28,13 +28,19 @@ if TYPE_CHECKING:
     from hepdask.partial import PartialResult
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
+    from hepdask.recovery import RecoveryPolicy
     from hepdask.tree import Node, ReductionTree
 
 __all__ = [
+    "FULL",
+    "INTERRUPTED",
+    "LOST",
     "Executor",
     "Job",
+    "NotReached",
     "Outcome",
     "check_options",
+    "check_reached",
     "cut_tree",
     "interruptible",
 ]
@@ -58,6 +64,15 @@ EXPECTED_THREADS = 64
 PATIENT_INTERRUPTS = 4
 #: More tasks than this keep a scheduler busy for longer than they help to balance: four for each of 1,000 workers.
 MAX_TASKS = 4_096
+#: What a run ends with after Ctrl-C ...
+INTERRUPTED = "interrupted"
+#: ... when its scheduler does not answer any more, or has forgotten it ...
+LOST = "the scheduler was lost, or has lost this run"
+#: ... and when no worker will go on.
+FULL = (
+    "dask has paused all workers, as their memory is full, and they have no nannies that could restart them: give them a "
+    "larger memory_limit, or let nothing else keep memory in their processes"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +152,25 @@ class Outcome:
     transfer_seconds: float = 0.0
 
 
+class NotReached(ExecutorError):
+    """Stands for the result of an item to which a `map` did not come; its text says why."""
+
+
+def check_reached(results: Iterable[object]) -> None:
+    """Check that a `map` has come to all its items.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it was interrupted before.
+    ExecutorError
+        If the cluster was lost before.
+    """
+    missed = next((one for one in results if isinstance(one, NotReached)), None)
+    if missed is not None:
+        raise KeyboardInterrupt if str(missed) == INTERRUPTED else missed
+
+
 class Executor(ABC):
     """Runs functions and jobs somewhere."""
 
@@ -151,8 +185,11 @@ class Executor(ABC):
         *,
         name: str,
         advance: Callable[[list[R]], None],
+        recovery: RecoveryPolicy | None = None,
     ) -> list[R | BaseException]:
         """Apply a function to all items, in batches, in parallel.
+
+        Ctrl-C ends it, and so does a cluster that is lost.
 
         Parameters
         ----------
@@ -164,11 +201,14 @@ class Executor(ABC):
             Of the tasks.
         advance : callable
             Is given the results of each batch as it is done, in any order.
+        recovery : RecoveryPolicy or None
+            How long an item may take, and a worker be silent; None: the default policy.
 
         Returns
         -------
         list
-            A result for each item, in order; an exception for each item of a batch that could not be run.
+            A result for each item, in order; an exception for each item that could not be run, and `NotReached` for each to
+            which it did not come.
 
         Raises
         ------

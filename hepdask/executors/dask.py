@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import distributed
-from dask.delayed import delayed
 
 from hepdask.errors import OptionError
 from hepdask.executors import Executor, Job, Outcome, check_options, interruptible
 from hepdask.executors.dask_clients import is_asynchronous, open_client, shield_workers
-from hepdask.executors.dask_graph import TaskOptions, pack
+from hepdask.executors.dask_graph import TaskOptions
+from hepdask.executors.dask_map import DaskMap
 from hepdask.executors.dask_run import DaskRun
-from hepdask.executors.dask_tasks import call_packed
+from hepdask.recovery import RecoveryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +24,6 @@ __all__ = ["DaskExecutor"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-#: Batches of a `map` (files to inspect, mostly): enough for a thousand workers, few enough for the scheduler.
-MAX_BATCHES = 2_000
-#: How often batches of a `map` whose workers died are sent out: dask itself has tried each on four workers.
-MAX_MAP_LAUNCHES = 3
 
 _IGNORED = {
     **dict.fromkeys(("desc", "unit", "function_name"), "the progress display names its own stages"),
@@ -132,58 +126,20 @@ class DaskExecutor(Executor):
         *,
         name: str,
         advance: Callable[[list[R]], None],
+        recovery: RecoveryPolicy | None = None,
     ) -> list[R | BaseException]:
         """Apply a function to batches of items; see `Executor.map`."""
-        client = self._client()
-        size = max(1, len(items) // MAX_BATCHES)
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        token = uuid.uuid4().hex[:12]
-        tasks = [
-            delayed(call_packed, pure=False)(
-                pack((function, batch)), dask_key_name=f"{name}-{token}-{number:05d}"
+        policy = recovery if recovery is not None else RecoveryPolicy()
+        with interruptible() as interrupts:
+            running: DaskMap[T, R] = DaskMap(
+                self._client(),
+                function,
+                items,
+                name=name,
+                options=self._options,
+                recovery=policy,
             )
-            for number, batch in enumerate(batches)
-        ]
-        futures = client.compute(
-            tasks,
-            retries=self._options.retries,
-            priority=self._options.priority,
-            optimize_graph=False,
-        )
-        done: dict[str, list[R] | BaseException] = {}
-        again = futures
-        for _ in range(MAX_MAP_LAUNCHES):
-            self._collect(client, again, done, advance)
-            # a batch whose workers were killed by others is tried again; one that kills them ends here
-            again = [one for one in futures if isinstance(done[one.key], distributed.KilledWorker)]
-            if not again:
-                break
-            client.retry(again)
-        results: list[R | BaseException] = []
-        for future, batch in zip(futures, batches, strict=True):
-            outcome = done[future.key]
-            results.extend(
-                [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
-            )
-        return results
-
-    def _collect(
-        self,
-        client: Any,
-        futures: list[Any],
-        done: dict[str, Any],
-        advance: Callable[[list[R]], None],
-    ) -> None:
-        # the client's own loop: this client need not be the session's default
-        waiting = distributed.as_completed(
-            futures, loop=client.loop, with_results=True, raise_errors=False
-        )
-        for future, result in waiting:
-            if future.status == "finished":
-                advance(result)
-                done[future.key] = result
-            else:
-                done[future.key] = future.exception()
+            return running.wait(advance, interrupts)
 
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process a job on the cluster; see `Executor.reduce`."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import distributed
 
-from hepdask.executors import Job, Outcome, cut_tree
+from hepdask.executors import FULL, INTERRUPTED, LOST, Job, Outcome, cut_tree
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
@@ -49,13 +49,6 @@ MAX_UNREACHABLE = 64
 CANCEL_SECONDS = 20.0
 #: How long the result of a finished task may take to come here.
 GATHER_SECONDS = 300.0
-#: What a run ends with when its scheduler does not answer any more, or has forgotten it.
-LOST = "the scheduler was lost, or has lost this run"
-#: ... and when no worker will go on.
-FULL = (
-    "dask has paused all workers, as their memory is full, and they have no nannies that could restart them: give them a "
-    "larger memory_limit, or let nothing else keep memory in their processes"
-)
 
 
 def _is_killed(future: Any) -> bool:
@@ -149,7 +142,7 @@ class DaskRun:
     def _follow(self, display: Display, interrupts: Interrupts) -> None:
         while self._unsettled and not self._is_abandoned:
             if interrupts.count:
-                self._stop("interrupted")
+                self._stop(INTERRUPTED)
             try:
                 news = self._news.get(timeout=POLL_SECONDS)
             except queue.Empty:

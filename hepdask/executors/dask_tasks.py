@@ -23,7 +23,7 @@ from distributed.utils import sync
 
 from hepdask.checkpoints import NodeKeys
 from hepdask.endpoints import process_health, slots_from
-from hepdask.errors import ProcessDiedError
+from hepdask.errors import ProcessDiedError, RangeTimeoutError
 from hepdask.failures import build_failure
 from hepdask.held import count_bytes, hand_on
 from hepdask.isolation import child_runner
@@ -39,6 +39,7 @@ from hepdask.task import (
     note_failed_replica,
 )
 from hepdask.tree import merge_in_order
+from hepdask.watch import TimeLimitReached, time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -414,11 +415,59 @@ def _size_of(result: PartialResult) -> int:
     return sys.getsizeof(result) + count_bytes(result.accumulator)
 
 
-def call_packed(packed: bytes) -> Any:
-    """Call a pickled function with its pickled arguments."""
+def call_packed(packed: bytes, info: RunInfo, max_seconds: float | None) -> list[Any]:
+    """Call a pickled function with each of its pickled items; in a child process if its worker has died with them before.
+
+    Parameters
+    ----------
+    packed : bytes
+        The function, which takes a list of items, and some items.
+    info : RunInfo
+        Of the task.
+    max_seconds : float or None
+        How long an item may take.
+
+    Returns
+    -------
+    list
+        A result for each item; an exception for one that takes too long, or kills its process.
+    """
     function, items = cloudpickle.loads(packed)
-    with _shared_endpoints():
-        return function(items)
+    with _marked(info) as past, _shared_endpoints():
+        call = _call_in_child if past.is_suspect else _call_here
+        return [call(function, item, max_seconds) for item in items]
+
+
+def _call_here(function: Callable[[list[Any]], list[Any]], item: Any, seconds: float | None) -> Any:
+    try:
+        with time_limit(seconds, partial(_end_hung_worker, get_worker())):
+            return function([item])[0]
+    except TimeLimitReached:
+        return _late_error(seconds)
+
+
+def _call_in_child(
+    function: Callable[[list[Any]], list[Any]], item: Any, seconds: float | None
+) -> Any:
+    try:
+        return child_runner().call(
+            function,
+            [item],
+            memory_bytes=get_worker().memory_manager.memory_limit or None,
+            timeout_seconds=seconds,
+            what="this file kills its worker",
+        )[0]
+    except ProcessDiedError as error:
+        return error if error.timeout_seconds is None else _late_error(seconds)
+    except MemoryError as error:
+        return error
+
+
+def _late_error(seconds: float | None) -> RangeTimeoutError:
+    return RangeTimeoutError(
+        f"the file took longer than {seconds or 0:g} s (RecoveryPolicy.max_range_seconds): a server or a disk that does not "
+        "answer, or too little time"
+    )
 
 
 _stopped: set[str] = set()

@@ -6,7 +6,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hepdask.executors import Executor, Interrupts, Job, Outcome, check_options, interruptible
+from hepdask.executors import (
+    INTERRUPTED,
+    Executor,
+    Interrupts,
+    Job,
+    NotReached,
+    Outcome,
+    check_options,
+    interruptible,
+)
 from hepdask.metrics import host_name
 from hepdask.task import NodeTask
 
@@ -15,6 +24,7 @@ if TYPE_CHECKING:
 
     from hepdask.failures import Failure
     from hepdask.progress import Progress
+    from hepdask.recovery import RecoveryPolicy
     from hepdask.stopping import StopTally
 
 __all__ = ["LocalExecutor"]
@@ -55,14 +65,22 @@ class LocalExecutor(Executor):
         *,
         name: str,  # noqa: ARG002  # of tasks, and there are none here
         advance: Callable[[list[R]], None],
+        recovery: RecoveryPolicy | None = None,  # noqa: ARG002  # nothing that hangs here can be ended
     ) -> list[R | BaseException]:
         """Apply a function to the items, one after the other; see `Executor.map`."""
         results: list[R | BaseException] = []
-        for item in items:
-            batch = function([item])
-            advance(batch)
-            results.extend(batch)
-        return results
+        with interruptible() as interrupts, interrupts.held():
+            for item in items:
+                if interrupts.count:
+                    break
+                try:
+                    with interrupts.raised():
+                        batch = function([item])
+                except KeyboardInterrupt:
+                    break
+                advance(batch)
+                results.extend(batch)
+        return results + [NotReached(INTERRUPTED)] * (len(items) - len(results))
 
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process a job here; see `Executor.reduce`."""
@@ -100,7 +118,7 @@ class _LocalMonitor:
 
     def is_stopped(self) -> bool:
         if self._interrupts.count and not self.stopped_by:
-            self.stopped_by = "interrupted"
+            self.stopped_by = INTERRUPTED
         return bool(self.stopped_by)
 
     def interrupt(self) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hepdask.errors import FileReadError
+from hepdask.executors import check_reached
 from hepdask.failures import Failure, build_failure
 from hepdask.luminosity.files import (
     BRANCH_PAIRS,
@@ -168,8 +169,13 @@ def collect_luminosity(
         progress.advance("luminosity", len(batch), num_failures=num_failures)
 
     function = partial(find_lumi_sections, options=options, recovery=recovery)
-    results = executor.map(function, pieces, name="luminosity", advance=advance) if pieces else []
+    results = (
+        executor.map(function, pieces, name="luminosity", advance=advance, recovery=recovery)
+        if pieces
+        else []
+    )
     progress.finish("luminosity")
+    check_reached(results)
     found: dict[str, list[tuple[InputFile, FileLumi | Failure | BaseException]]] = {
         file.dataset: [] for file in asked
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import distributed
@@ -36,9 +35,9 @@ def fileset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return write_sample(directory, num_events=NUM_EVENTS, num_files=1, num_events_per_cluster=50)
 
 
-@contextmanager
-def small_cluster() -> Iterator[Client]:
-    """Run a cluster of its own, whose nannies end workers that need too much."""
+@pytest.fixture(scope="module")
+def small_client() -> Iterator[Client]:
+    """Run a cluster whose nannies end workers that need too much, and start new ones for the next test."""
     with (
         distributed.LocalCluster(
             n_workers=2,
@@ -77,12 +76,14 @@ def check_complete(result: Any) -> None:
     assert result.output == {"entries": NUM_EVENTS, "sum": NUM_EVENTS * (NUM_EVENTS + 1) // 2}
 
 
-def test_ranges_that_are_ten_times_too_large(fileset: dict[str, Any], tmp_path: Path) -> None:
+def test_ranges_that_are_ten_times_too_large(
+    small_client: Client, fileset: dict[str, Any], tmp_path: Path
+) -> None:
     processor = examples.Hungry(10 * LIMIT_BYTES // 1_000, tmp_path)
-    with small_cluster() as client:
-        # one task, so that it is seen what its second range learns from the first
-        result = run(DaskExecutor(client, max_ranges_per_task=2), fileset, processor)
-        assert num_deaths(client) <= 3
+    before = num_deaths(small_client)
+    # one task, so that it is seen what its second range learns from the first
+    result = run(DaskExecutor(small_client, max_ranges_per_task=2), fileset, processor)
+    assert num_deaths(small_client) - before <= 3
     check_complete(result)
     sizes: dict[int, list[int]] = {0: [], 1_000: []}
     for _, _, start, stop in read_calls(tmp_path):
@@ -113,18 +114,35 @@ def test_a_failed_allocation_makes_the_ranges_of_its_file_smaller(
     assert max(sizes["nano_1.root"][4:]) <= 24
 
 
+def test_one_event_that_allocates_until_it_is_killed(
+    small_client: Client, fileset: dict[str, Any]
+) -> None:
+    processor = examples.DiesAt({777}, "allocate")
+    before = num_deaths(small_client)
+    executor = DaskExecutor(small_client)
+    result = run(executor, fileset, processor, chunksize=200, skipbadfiles=MemoryError)
+    assert num_deaths(small_client) - before == 1
+    (failure,) = result.failures
+    assert (failure.entry_start, failure.entry_stop) == (776, 777)
+    assert failure.kind == "resources"
+    assert "each range may allocate 381.47 MiB, the memory_limit of its worker" in failure.message
+    assert result.output["entries"] == NUM_EVENTS - 1
+
+
 def test_code_that_never_frees_its_memory(
-    fileset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_client: Client,
+    fileset: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dask_watch, "LOOK_SECONDS", 0.5)
     monkeypatch.setattr(dask_watch, "PAUSED_SECONDS", 1.0)
-    # 20 MB a range: workers are paused at 320 MB, as they would be for ever
+    # 40 MB a range: workers are paused at 320 MB, as they would be for ever
     processor = examples.Leaky(400_000, tmp_path)
-    with small_cluster() as client:
-        executor = DaskExecutor(client, max_ranges_per_task=1)
-        before = set(client.run(os.getpid).values())
-        result = run(executor, fileset, processor, chunksize=50)
-        after = set(client.run(os.getpid).values())
+    executor = DaskExecutor(small_client, max_ranges_per_task=1)
+    before = set(small_client.run(os.getpid).values())
+    result = run(executor, fileset, processor, chunksize=100)
+    after = set(small_client.run(os.getpid).values())
     check_complete(result)
     assert after != before
     # later ones run in children, which are replaced when they have kept half of the limit
@@ -164,16 +182,3 @@ def wait_until_paused(client: Client) -> None:
     while {one["status"] for one in client.scheduler_info()["workers"].values()} != {"paused"}:
         assert time.monotonic() < end
         pause.wait(0.1)
-
-
-def test_one_event_that_allocates_until_it_is_killed(fileset: dict[str, Any]) -> None:
-    processor = examples.DiesAt({777}, "allocate")
-    with small_cluster() as client:
-        executor = DaskExecutor(client)
-        result = run(executor, fileset, processor, chunksize=200, skipbadfiles=MemoryError)
-        assert num_deaths(client) == 1
-    (failure,) = result.failures
-    assert (failure.entry_start, failure.entry_stop) == (776, 777)
-    assert failure.kind == "resources"
-    assert "each range may allocate 381.47 MiB, the memory_limit of its worker" in failure.message
-    assert result.output["entries"] == NUM_EVENTS - 1

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 NUM_EVENTS = 20_000
 #: Long enough for ranges that do not hang, on a machine with other things to do.
 HASTY = RecoveryPolicy(max_range_seconds=4.0, wait_seconds=0, max_wait_seconds=0)
+UNREACHABLE = RecoveryPolicy(
+    max_attempts=2, wait_seconds=0, kinds={ConnectionResetError: "transient"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +80,20 @@ def test_an_endless_loop_ends_here(fileset: dict[str, Any]) -> None:
     check_late(result)
 
 
-@pytest.mark.parametrize("how", ["loop", "lock"])
-def test_a_range_that_hangs_costs_that_range(fileset: dict[str, Any], how: str) -> None:
+def test_an_endless_loop_costs_its_range(client: Client, fileset: dict[str, Any]) -> None:
+    check_hanging(client, fileset, "loop")
+
+
+def test_a_range_that_hangs_costs_that_range(fileset: dict[str, Any]) -> None:
     with mortal_cluster() as client:
-        if how == "lock":
-            client.run(set_grace, 0.5)
-        result = run(
-            DaskExecutor(client, max_ranges_per_task=2),
-            fileset,
-            examples.HangsAt(7_500, how),
-            recovery=HASTY,
-            skipbadfiles=RangeTimeoutError,
-        )
-    check_late(result)
+        client.run(set_grace, 0.5)
+        check_hanging(client, fileset, "lock")
+
+
+def check_hanging(client: Client, fileset: dict[str, Any], how: str) -> None:
+    executor = DaskExecutor(client, max_ranges_per_task=2)
+    processor = examples.HangsAt(7_500, how)
+    check_late(run(executor, fileset, processor, recovery=HASTY, skipbadfiles=RangeTimeoutError))
 
 
 def set_grace(seconds: float) -> None:
@@ -105,11 +109,8 @@ def check_late(result: Any) -> None:
     assert result.output["entries"] == NUM_EVENTS - 1_000
 
 
-def test_a_hang_that_is_not_skipped_ends_the_run(fileset: dict[str, Any]) -> None:
-    with (
-        mortal_cluster() as client,
-        pytest.raises(RunError, match=r"entries 7000 to 8000 .*RangeTimeoutError"),
-    ):
+def test_a_hang_that_is_not_skipped_ends_the_run(client: Client, fileset: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match=r"entries 7000 to 8000 .*RangeTimeoutError"):
         run(DaskExecutor(client), fileset, examples.HangsAt(7_500, "loop"), recovery=HASTY)
 
 
@@ -149,44 +150,34 @@ def wait_for_log(directory: Path, count: int) -> int:
 
 
 def test_a_late_task_is_run_a_second_time(
-    fileset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, fileset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One range waits for a file where it is tried first, and is quick elsewhere."""
     monkeypatch.setattr(dask_watch, "LOOK_SECONDS", 0.3)
     monkeypatch.setattr(dask_watch, "MIN_LATE_SECONDS", 1.0)
-    with mortal_cluster() as client:
-        processor = examples.LateOnce(7_000, tmp_path)
-        executor = DaskExecutor(client, max_ranges_per_task=1)
-        result = run(executor, fileset, processor)
-        (tmp_path / "go").touch()
+    processor = examples.LateOnce(7_000, tmp_path)
+    result = run(DaskExecutor(client, max_ranges_per_task=1), fileset, processor)
+    (tmp_path / "go").touch()
     assert len(list(tmp_path.glob("late-*"))) == 2
     assert result.metrics.total.num_ranges == 20
     check_sum(result, fileset)
 
 
 def test_what_one_worker_cannot_reach_another_one_tries(
-    fileset: dict[str, Any], tmp_path: Path
+    client: Client, fileset: dict[str, Any], tmp_path: Path
 ) -> None:
-    with mortal_cluster() as client:
-        processor = examples.UnreachableFromFirst(7_000, tmp_path)
-        policy = RecoveryPolicy(
-            max_attempts=2, wait_seconds=0, kinds={ConnectionResetError: "transient"}
-        )
-        executor = DaskExecutor(client, max_ranges_per_task=1)
-        result = run(executor, fileset, processor, recovery=policy)
+    processor = examples.UnreachableFromFirst(7_000, tmp_path)
+    executor = DaskExecutor(client, max_ranges_per_task=1)
+    result = run(executor, fileset, processor, recovery=UNREACHABLE)
     pids = {path.name for path in tmp_path.glob("*")}
     assert len(pids) == 2
     check_sum(result, fileset)
 
 
-def test_what_no_worker_can_reach_is_a_failure(fileset: dict[str, Any], tmp_path: Path) -> None:
-    with mortal_cluster() as client:
-        processor = examples.RaisesAtEntry(7_000, ConnectionResetError)
-        policy = RecoveryPolicy(
-            max_attempts=2, wait_seconds=0, kinds={ConnectionResetError: "transient"}
-        )
-        executor = DaskExecutor(client, max_ranges_per_task=4)
-        with pytest.raises(RunError, match="entries 7000 to 8000") as caught:
-            run(executor, fileset, processor, recovery=policy)
+def test_what_no_worker_can_reach_is_a_failure(client: Client, fileset: dict[str, Any]) -> None:
+    processor = examples.RaisesAtEntry(7_000, ConnectionResetError)
+    executor = DaskExecutor(client, max_ranges_per_task=4)
+    with pytest.raises(RunError, match="entries 7000 to 8000") as caught:
+        run(executor, fileset, processor, recovery=UNREACHABLE)
     (failure,) = caught.value.partial_result.failures
     assert failure.kind == "transient"

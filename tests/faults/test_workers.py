@@ -20,7 +20,6 @@ from tests import example_processors as examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from distributed import Client
 
@@ -34,9 +33,9 @@ def fileset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return write_sample(directory, num_events=NUM_EVENTS, num_files=1, num_events_per_cluster=1_000)
 
 
-@contextmanager
-def mortal_cluster() -> Iterator[Client]:
-    """Run a cluster of its own, whose workers may die."""
+@pytest.fixture(scope="module")
+def mortal_client() -> Iterator[Client]:
+    """Run a cluster whose workers may die; their nannies start new ones for the next test."""
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
@@ -51,30 +50,38 @@ def run(executor: Any, fileset: dict[str, Any], processor: Any, **options: Any) 
     return Runner(executor, **options).run(fileset, processor)
 
 
+@contextmanager
+def at_most_deaths(client: Client, count: int) -> Iterator[None]:
+    """Check how many workers go away without saying so."""
+    before = num_deaths(client)
+    yield
+    assert num_deaths(client) - before <= count
+
+
 def num_deaths(client: Client) -> int:
-    """Count the workers that went away without saying so."""
     events = client.get_events("all")
-    removed = [event for _, event in events if event.get("action") == "remove-worker"]
-    return len(removed)
+    return sum(event.get("action") == "remove-worker" for _, event in events)
 
 
 @pytest.mark.parametrize("how", ["SIGSEGV", "exit"])
-def test_one_poisonous_event_costs_that_event(fileset: dict[str, Any], how: str) -> None:
-    with mortal_cluster() as client:
-        processor = examples.DiesAt({NUM_EVENTS // 3}, how)
-        result = run(DaskExecutor(client), fileset, processor, skipbadfiles=ProcessDiedError)
-        assert num_deaths(client) <= 1
+def test_one_poisonous_event_costs_that_event(
+    mortal_client: Client, fileset: dict[str, Any], how: str
+) -> None:
+    processor = examples.DiesAt({NUM_EVENTS // 3}, how)
+    executor = DaskExecutor(mortal_client)
+    with at_most_deaths(mortal_client, 1):
+        result = run(executor, fileset, processor, skipbadfiles=ProcessDiedError)
     check_lost(result, 1)
 
 
-def test_ten_poisonous_events_cost_ten_events(fileset: dict[str, Any]) -> None:
+def test_ten_poisonous_events_cost_ten_events(
+    mortal_client: Client, fileset: dict[str, Any]
+) -> None:
     bad = {int(event) for event in np.linspace(5, NUM_EVENTS - 5, 10)}
-    with mortal_cluster() as client:
-        executor = DaskExecutor(client, max_ranges_per_task=1)
-        result = run(
-            executor, fileset, examples.DiesAt(bad, "SIGKILL"), skipbadfiles=ProcessDiedError
-        )
-        assert num_deaths(client) <= 3
+    processor = examples.DiesAt(bad, "SIGKILL")
+    executor = DaskExecutor(mortal_client, max_ranges_per_task=1)
+    with at_most_deaths(mortal_client, 3):
+        result = run(executor, fileset, processor, skipbadfiles=ProcessDiedError)
     check_lost(result, 10)
 
 
@@ -89,29 +96,28 @@ def check_lost(result: Any, num_lost: int) -> None:
     assert total.num_entries_not_reached == 0
 
 
-def test_without_leave_to_skip_the_event_is_named(fileset: dict[str, Any]) -> None:
-    with (
-        mortal_cluster() as client,
-        pytest.raises(RunError, match=r"entries \d+ to \d+ .*SIGKILL") as caught,
-    ):
-        run(DaskExecutor(client), fileset, examples.DiesAt({777}, "SIGKILL"))
+def test_without_leave_to_skip_the_event_is_named(
+    mortal_client: Client, fileset: dict[str, Any]
+) -> None:
+    with pytest.raises(RunError, match=r"entries \d+ to \d+ .*SIGKILL") as caught:
+        run(DaskExecutor(mortal_client), fileset, examples.DiesAt({777}, "SIGKILL"))
     result = caught.value.partial_result
     assert [failure.num_entries for failure in result.failures] == [1]
     result.completeness.check()
 
 
 def test_workers_that_are_killed_at_random_change_no_bit(
-    fileset: dict[str, Any], tmp_path: Path
+    mortal_client: Client, fileset: dict[str, Any]
 ) -> None:
     reference = run(LocalExecutor(), fileset, examples.SlowSum(0.0))
     randomly = random.Random(1)
-    with mortal_cluster() as client, ThreadPoolExecutor(1) as pool:
-        executor = DaskExecutor(client, max_ranges_per_task=2)
+    with ThreadPoolExecutor(1) as pool:
+        executor = DaskExecutor(mortal_client, max_ranges_per_task=2)
         running = pool.submit(run, executor, fileset, examples.SlowSum(0.2))
         pause = threading.Event()
         for _ in range(4):
             pause.wait(randomly.uniform(0.5, 1.5))
-            pids = list(client.run(os.getpid, on_error="ignore").values())
+            pids = list(mortal_client.run(os.getpid, on_error="ignore").values())
             if pids and not running.done():
                 os.kill(randomly.choice(pids), signal.SIGKILL)
         result = running.result(timeout=200)
