@@ -7,17 +7,20 @@ they are the largest subtrees, and few. What a task hands on is put aside in any
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hepdask.blocks import cut, shrink, unpack
 from hepdask.partial import PartialResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import IO
 
 __all__ = ["Aside", "Held", "bring_back", "count_bytes", "hand_on", "put_aside"]
@@ -26,45 +29,63 @@ __all__ = ["Aside", "Held", "bring_back", "count_bytes", "hand_on", "put_aside"]
 MAX_IN_MEMORY = 2
 #: What is smaller stays in memory.
 MIN_BYTES = 16 * 2**20
+#: What is compressed at a time.
+BLOCK_BYTES = 4 * 2**20
 #: Objects of an accumulator that are looked at for their size.
 MAX_OBJECTS = 10_000
 _TAKEN = PartialResult()
+_Part = tuple[int, Sequence[int]]
 
 
 class Aside:
     """An accumulator in a file that has no name, and vanishes with this object or its process.
 
-    It can be loaded any number of times, each time as a new object. Pickled, it is what is in the file.
+    It can be loaded any number of times, each time as a new object. Pickled, it is what is in the file: compressed, where that pays.
 
     Parameters
     ----------
-    pieces : sequence of bytes-like
-        The pickle of the accumulator and its buffers.
+    parts : sequence of (int, sequence of int)
+        Of the pickle of the accumulator and of each of its buffers: the bytes, and what the blocks of it take in the file.
+    blocks : iterable of bytes-like
+        What goes to the file.
     directory : str or None
         On this machine; None: where the system has temporary files.
 
     Attributes
     ----------
     num_bytes : int
-        In the file.
+        In memory.
     """
 
-    __slots__ = ("_file", "_lock", "_sizes", "num_bytes")
+    __slots__ = ("_file", "_lock", "_num_stored", "_parts", "num_bytes")
 
-    def __init__(self, pieces: Sequence[Any], directory: str | None = None) -> None:
-        views = [memoryview(piece).cast("B") for piece in pieces]
-        self._sizes = [view.nbytes for view in views]
-        self.num_bytes = sum(self._sizes)
+    def __init__(
+        self, parts: Sequence[_Part], blocks: Iterable[Any], directory: str | None = None
+    ) -> None:
+        self._parts = parts
+        self.num_bytes = sum(num_bytes for num_bytes, _ in parts)
+        self._num_stored = sum(sum(sizes) for _, sizes in parts)
         # dask may send it from one thread while another one merges it, and a file has one position
         self._lock = threading.Lock()
         self._file = tempfile.TemporaryFile(dir=directory, prefix="hepdask-")  # noqa: SIM115  # as long as this object
         try:
-            for view in views:
-                self._file.write(view)
+            for block in blocks:
+                self._file.write(block)
             self._file.flush()
         except OSError:
             self._file.close()
             raise
+
+    @classmethod
+    def pack(cls, pieces: Sequence[Any], directory: str | None) -> Aside:
+        """Put pieces aside, each block of them compressed if that pays."""
+        views = [memoryview(piece).cast("B") for piece in pieces]
+        shrunk = [[shrink(block) for block in cut(view, BLOCK_BYTES)] for view in views]
+        parts = [
+            (view.nbytes, tuple(map(len, blocks)))
+            for view, blocks in zip(views, shrunk, strict=True)
+        ]
+        return cls(parts, itertools.chain.from_iterable(shrunk), directory)
 
     def __del__(self) -> None:
         file = getattr(self, "_file", None)
@@ -73,27 +94,40 @@ class Aside:
 
     def load(self) -> Any:
         """Return the accumulator: a new object, that nobody else holds."""
-        stream, *buffers = self._read_all()
-        return pickle.loads(stream, buffers=buffers)
+        return _unpack(self._parts, self._read)
 
-    def _read_all(self) -> list[bytearray]:
+    def _read(self) -> memoryview:
         with self._lock:
             self._file.seek(0)
-            return [_read(self._file, size) for size in self._sizes]
+            return memoryview(_read(self._file, self._num_stored))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # dask asks for the protocol that has buffers, and sends them as they are
         kind = pickle.PickleBuffer if protocol >= 5 else bytes
-        return _receive, tuple(map(kind, self._read_all()))
+        return _receive, (self._parts, kind(self._read()))
 
 
-def _receive(*pieces: Any) -> Any:
+def _receive(parts: Sequence[_Part], stored: Any) -> Any:
     """Put what came from another process aside here; what has no place stays in memory."""
     try:
-        return Aside(pieces)
+        return Aside(parts, [stored])
     except OSError:
-        stream, *buffers = (bytearray(piece) for piece in pieces)
-        return pickle.loads(stream, buffers=buffers)
+        return _unpack(parts, lambda: memoryview(stored).cast("B"))
+
+
+def _unpack(parts: Sequence[_Part], read: Callable[[], memoryview]) -> Any:
+    stored = read()
+    start = 0
+    pieces = []
+    for num_bytes, sizes in parts:
+        # writable, as arrays are changed in place
+        piece = memoryview(bytearray(num_bytes))
+        for block, size in zip(cut(piece, BLOCK_BYTES), sizes, strict=True):
+            unpack(stored[start : start + size], block)
+            start += size
+        pieces.append(piece)
+    stream, *buffers = pieces
+    return pickle.loads(stream, buffers=buffers)
 
 
 def _write(accumulator: Any, directory: str | None) -> Aside | None:
@@ -101,7 +135,7 @@ def _write(accumulator: Any, directory: str | None) -> Aside | None:
     buffers: list[pickle.PickleBuffer] = []
     try:
         stream = pickle.dumps(accumulator, 5, buffer_callback=buffers.append)
-        return Aside([stream, *(one.raw() for one in buffers)], directory)
+        return Aside.pack([stream, *(one.raw() for one in buffers)], directory)
     except Exception:  # noqa: BLE001  # pickling runs anybody's code
         return None
 
@@ -201,7 +235,6 @@ def put_aside(waiting: Iterable[Held], directory: str | None) -> None:
 
 
 def _read(file: IO[bytes], size: int) -> bytearray:
-    # writable, as arrays are changed in place
     buffer = bytearray(size)
     view = memoryview(buffer)
     while view:

@@ -110,7 +110,7 @@ def test_what_has_no_place_where_it_is_sent_stays_in_memory(
 
 
 def test_two_threads_may_load_it_at_once() -> None:
-    aside = held.Aside([pickle.dumps(list(range(100_000)))])
+    aside = held.Aside.pack([pickle.dumps(list(range(100_000)))], None)
     with ThreadPoolExecutor(4) as pool:
         loaded = list(pool.map(lambda _: aside.load(), range(20)))
     assert all(one == loaded[0] for one in loaded)

@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Data flows down this list, imports only go up it.
 ORDER = (
     "errors",
+    "blocks",
     "isolation",
     "tables",
     "messages",

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from hepdask.blocks import cut, shrink, unpack
 from hepdask.errors import DamagedObjectError, StoreError
 
 if TYPE_CHECKING:
@@ -59,9 +60,6 @@ _CHECKSUM_BYTES = 32
 _CHECKED_FROM = len(_MAGIC) + _CHECKSUM_BYTES + 1
 # below that, a buffer of its own costs more than it saves
 _MIN_BUFFER_BYTES = 16_384
-_SAMPLES, _SAMPLE_BYTES = 4, 4_096
-# reading 10% less is worth less than what decompressing costs
-_WORTHWHILE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def encode_object(key: str, value: Any, summary: Mapping[str, Any]) -> list[Byte
     import xxhash
 
     parts = _pickle(value)
-    blocks = [[_shrink(block) for block in _cut(part, BLOCK_BYTES)] for part in parts]
+    blocks = [[shrink(block) for block in cut(part, BLOCK_BYTES)] for part in parts]
     sizes = [
         (len(part), part.readonly, [len(block) for block in stored])
         for part, stored in zip(parts, blocks, strict=True)
@@ -263,55 +261,15 @@ def _pickle(value: Any) -> list[memoryview]:
     return [memoryview(stream), *buffers]
 
 
-def _cut(part: memoryview, block_bytes: int) -> Iterator[memoryview]:
-    for start in range(0, len(part), block_bytes):
-        yield part[start : start + block_bytes]
-
-
-def _shrink(block: memoryview) -> memoryview:
-    """Compress a block if that pays."""
-    if not _is_compressible(block):
-        return block
-    compressed = _compress(block)
-    return compressed if len(compressed) < _WORTHWHILE * len(block) else block
-
-
-def _is_compressible(block: memoryview) -> bool:
-    """Compress a few samples, so that random bytes cost next to nothing."""
-    if len(block) <= 2 * _SAMPLES * _SAMPLE_BYTES:
-        return True
-    step = (len(block) - _SAMPLE_BYTES) // (_SAMPLES - 1)
-    starts = range(0, step * _SAMPLES, step)
-    sizes = (len(_compress(block[start : start + _SAMPLE_BYTES])) for start in starts)
-    return sum(sizes) < _WORTHWHILE * _SAMPLES * _SAMPLE_BYTES
-
-
-def _compress(block: memoryview) -> memoryview:
-    import cramjam
-
-    return memoryview(cramjam.lz4.compress_block(block, store_size=False))
-
-
 def _unpack(header: Header, payload: memoryview) -> Iterator[memoryview]:
     """Copy each part into memory of its own, writable if it was: arrays can be filled, and none keeps all in memory."""
     start = 0
     for num_bytes, is_readonly, sizes in header.parts:
         part = memoryview(bytearray(num_bytes))
-        for block, size in zip(_cut(part, header.block_bytes), sizes, strict=True):
-            _unpack_block(payload[start : start + size], block)
+        for block, size in zip(cut(part, header.block_bytes), sizes, strict=True):
+            unpack(payload[start : start + size], block)
             start += size
         yield part.toreadonly() if is_readonly else part
-
-
-def _unpack_block(stored: memoryview, block: memoryview) -> None:
-    import cramjam
-
-    if len(stored) == len(block):
-        block[:] = stored
-        return
-    num_bytes = cramjam.lz4.decompress_block_into(stored, block, output_len=len(block))
-    if num_bytes != len(block):
-        raise ValueError(f"a block has {num_bytes:,} bytes instead of {len(block):,}")
 
 
 def _parse_header(view: memoryview, where: str) -> tuple[Header, int]:

@@ -200,7 +200,7 @@ def test_many_buffers_make_a_long_header() -> None:
 
 
 def test_a_header_that_lies_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "_shrink", lambda block: block[:-1])
+    monkeypatch.setattr(objects, "shrink", lambda block: block[:-1])
     data = encode("x")
     monkeypatch.undo()
     with pytest.raises(DamagedObjectError, match="can't be unpickled"):
