@@ -68,13 +68,15 @@ def build_reader(schema: Any, options: ReadOptions) -> Reader:
     OptionError
         If `schema` is something else.
     """
+    from hepdask.readers.events import EventsReader
+
     if schema is None:
-        from hepdask.readers.arrays import ArraysReader
+        from hepdask.readers.arrays import PlainArrays
 
-        return ArraysReader(options)
-    from hepdask.readers.nanoevents import NanoEventsReader, find_schema
+        return EventsReader(PlainArrays(), options)
+    from hepdask.readers.nanoevents import NanoEvents, find_schema
 
-    return NanoEventsReader(find_schema(schema), options)
+    return EventsReader(NanoEvents(find_schema(schema)), options)
 
 
 def event_metadata(entry_range: EntryRange, uuid: str) -> dict[str, Any]:

@@ -9,18 +9,14 @@ import awkward
 
 from hepdask.readers import event_metadata
 from hepdask.readers.branches import BranchSource, layout_key
-from hepdask.readers.events import open_events, pack_form
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Hashable, Mapping
 
-    from hepdask.opening import OpenFile, ReadOptions
+    from hepdask.opening import OpenFile
     from hepdask.ranges import EntryRange
-    from hepdask.readers.branches import RangeEvents
-    from hepdask.readers.uses import Uses
 
-__all__ = ["ArraysReader", "EventArray"]
+__all__ = ["EventArray", "PlainArrays"]
 
 
 class EventArray(awkward.Array):  # type: ignore[misc]  # awkward has no types for subclasses
@@ -37,26 +33,8 @@ _BEHAVIOR = {("*", "Events"): EventArray}
 
 
 @dataclass(frozen=True, slots=True)
-class ArraysReader:
-    """Reads ranges as records of branches, each read when it is touched.
-
-    Attributes
-    ----------
-    options : ReadOptions
-        How files are opened.
-    """
-
-    options: ReadOptions
-
-    def read(
-        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Sequence[EntryRange] = ()
-    ) -> AbstractContextManager[RangeEvents]:
-        """Open a range; see `Reader`."""
-        return open_events(self, entry_range, uses, upcoming)
-
-    def pack_form(self, opened: OpenFile) -> bytes:
-        """Pickle the form of a file's events."""
-        return pack_form(self, opened)
+class PlainArrays:
+    """Events are records of branches."""
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,22 +18,18 @@ from hepdask.readers.handles import lease, open_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from hepdask.opening import OpenFile, ReadOptions
     from hepdask.ranges import EntryRange
     from hepdask.readers.handles import Handle
     from hepdask.readers.uses import Uses
 
-__all__ = ["EventsKind", "open_events", "pack_form"]
+__all__ = ["EventsKind", "EventsReader"]
 
 
 class EventsKind(Protocol):
     """What events look like."""
-
-    @property
-    def options(self) -> ReadOptions:
-        """How files are opened."""
-        ...
 
     @property
     def name(self) -> str:
@@ -63,15 +60,46 @@ class EventsKind(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EventsReader:
+    """Reads ranges as events of any kind; see `hepdask.readers.Reader`.
+
+    Attributes
+    ----------
+    kind : EventsKind
+        What the events look like.
+    options : ReadOptions
+        How files are opened.
+    """
+
+    kind: EventsKind
+    options: ReadOptions
+
+    def read(
+        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Sequence[EntryRange] = ()
+    ) -> AbstractContextManager[RangeEvents]:
+        """Open a range."""
+        return _open_events(self.kind, self.options, entry_range, uses, upcoming)
+
+    def layout_key(self, opened: OpenFile) -> str:
+        """Return the same for all files whose events have the same form."""
+        return self.kind.layout_key(opened)
+
+    def pack_form(self, opened: OpenFile) -> bytes:
+        """Pickle the form of a file's events."""
+        layout_key = self.kind.layout_key(opened)
+        return pickle.dumps(_find_layout(self.kind, opened, layout_key, None).form)
+
+
 @contextmanager
-def open_events(
+def _open_events(
     kind: EventsKind,
+    options: ReadOptions,
     entry_range: EntryRange,
     uses: Uses | None,
     upcoming: Sequence[EntryRange],
 ) -> Iterator[RangeEvents]:
-    """Open a range; see `hepdask.readers.Reader`."""
-    with lease(entry_range.file, kind.options) as handle:
+    with lease(entry_range.file, options) as handle:
         opened = handle.open_file
         check_unchanged(entry_range.file, opened)
         requested = handle.num_requested_bytes if handle.was_kept else 0
@@ -93,7 +121,7 @@ def open_events(
                 fields=None if use is None else use.fields,
             )
             events = lazy.build()
-            _look_ahead(kind, handle, uses, expected, entry_range, upcoming)
+            _look_ahead(kind, options, handle, uses, expected, entry_range, upcoming)
         bulk_seconds = tally.read_seconds
         form_seconds = perf_counter() - started - bulk_seconds
         try:
@@ -106,6 +134,7 @@ def open_events(
 
 def _look_ahead(
     kind: EventsKind,
+    options: ReadOptions,
     handle: Handle,
     uses: Uses | None,
     expected: frozenset[str],
@@ -128,15 +157,10 @@ def _look_ahead(
     with suppress(*read_errors()):
         for one in upcoming:
             if one.file is not entry_range.file and one.file != entry_range.file:
-                open_ahead(one.file, kind.options, prepare)
+                open_ahead(one.file, options, prepare)
                 break
             if not request(opened, expected, one):
                 break
-
-
-def pack_form(kind: EventsKind, opened: OpenFile) -> bytes:
-    """Pickle the form of a file's layout, which is known in this process."""
-    return pickle.dumps(_find_layout(kind, opened, kind.layout_key(opened), None).form)
 
 
 def _find_layout(

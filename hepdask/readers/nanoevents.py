@@ -14,18 +14,14 @@ from coffea.nanoevents.schemas.edm4hep import podio_collection_types
 from hepdask.errors import OptionError, suggest
 from hepdask.readers import event_metadata
 from hepdask.readers.branches import BranchSource, layout_key
-from hepdask.readers.events import open_events, pack_form
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Hashable, Mapping
 
-    from hepdask.opening import OpenFile, ReadOptions
+    from hepdask.opening import OpenFile
     from hepdask.ranges import EntryRange
-    from hepdask.readers.branches import RangeEvents
-    from hepdask.readers.uses import Uses
 
-__all__ = ["NanoEventsReader", "find_schema"]
+__all__ = ["NanoEvents", "find_schema"]
 
 
 def find_schema(schema: Any) -> Any:
@@ -50,29 +46,16 @@ def find_schema(schema: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class NanoEventsReader:
-    """Reads ranges as NanoEvents.
+class NanoEvents:
+    """Events are coffea's NanoEvents, for one of its schemas.
 
     Attributes
     ----------
     schema : type
         A class derived from `coffea.nanoevents.BaseSchema`.
-    options : ReadOptions
-        How files are opened.
     """
 
     schema: Any
-    options: ReadOptions
-
-    def read(
-        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Sequence[EntryRange] = ()
-    ) -> AbstractContextManager[RangeEvents]:
-        """Open a range; see `Reader`."""
-        return open_events(self, entry_range, uses, upcoming)
-
-    def pack_form(self, opened: OpenFile) -> bytes:
-        """Pickle the form of a file's events."""
-        return pack_form(self, opened)
 
     @property
     def name(self) -> str:
