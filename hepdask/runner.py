@@ -92,6 +92,9 @@ class Runner:
         Files that all workers together open at one server at a time. None: no limit.
     max_failed_fraction : float or None
         With `skipbadfiles`: a run in which more of the requested entries fail ends. None: no limit.
+    max_same_failures : int
+        With `skipbadfiles`: a mistake in the processor ends the run when so many ranges have failed with the same traceback, and
+        these are more than have been processed.
     progress : bool, str, Progress or None
         None or "auto" shows it where there is somebody to look; False or "off" never; "rich", "jupyter", "plain".
 
@@ -120,6 +123,7 @@ class Runner:
         store: Store | str | PathLike[str] | None = None,
         max_opens_per_endpoint: int | None = None,
         max_failed_fraction: float | None = None,
+        max_same_failures: int = 10,
         progress: bool | str | Progress | None = None,
         **unknown: Any,
     ) -> None:
@@ -145,7 +149,7 @@ class Runner:
         self._timeout_seconds = xrootdtimeout
         self._uproot_options = dict(uproot_options or {})
         self._max_opens = max_opens_per_endpoint
-        self._rules = StopRules(max_failed_fraction)
+        self._rules = StopRules(max_failed_fraction, max_same_failures)
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         self._cache = _open_cache(metadata_cache)
         # a neighbour of the cache: where nothing may be kept of files, nothing is kept of runs

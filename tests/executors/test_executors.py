@@ -257,6 +257,14 @@ def test_the_same_mistake_everywhere_ends_a_run(
         run(executor, fileset, examples.RaisesFrom(0), skipbadfiles=ZeroDivisionError)
 
 
+def test_how_often_the_same_mistake_is_borne_can_be_set(fileset: dict[str, Any]) -> None:
+    options = {"skipbadfiles": ZeroDivisionError, "max_same_failures": 3}
+    with pytest.raises(RunError, match=r"3 ranges have failed in the same way"):
+        run(LocalExecutor(), fileset, examples.RaisesFrom(0), **options)
+    options["max_same_failures"] = 1_000
+    assert len(run(LocalExecutor(), fileset, examples.RaisesFrom(0), **options).failures) == 29
+
+
 def test_a_store_gives_the_same_bits_and_no_work(
     executor: Executor, fileset: dict[str, Any], tmp_path: Path
 ) -> None:
