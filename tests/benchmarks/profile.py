@@ -11,6 +11,7 @@ import cProfile
 import pstats
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def _profile(run: Callable[[], Any], chosen: argparse.Namespace) -> None:
             run()
         print(profiler.output_text(unicode=True, color=False))
         return
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.thread_time) if chosen.cpu else cProfile.Profile()
     profile.runcall(run)
     for order in ("cumulative", "tottime"):
         pstats.Stats(profile).sort_stats(order).print_stats(chosen.lines)
@@ -73,6 +74,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_size_options(parser)
     parser.add_argument("--cold", action="store_true", help="the first run in this process")
     parser.add_argument("--tool", choices=("cprofile", "pyinstrument"), default="cprofile")
+    parser.add_argument(
+        "--cpu", action="store_true", help="CPU time, which other work on the machine changes less"
+    )
     parser.add_argument("--lines", type=int, default=40, help="functions to print (40)")
     return parser.parse_args(arguments)
 

@@ -83,8 +83,8 @@ def import_libraries() -> None:
 def forget_everything(client: Client) -> None:
     """Start worker processes anew, with the libraries imported and nothing else, and empty hepdask's cache."""
     shutil.rmtree(os.environ["HEPDASK_CACHE_DIR"], ignore_errors=True)
-    client.restart()
-    client.wait_for_workers(2, timeout=60)
+    client.restart(timeout=600)  # a busy machine takes minutes
+    client.wait_for_workers(2, timeout=600)
     client.run(import_libraries)
 
 

@@ -237,7 +237,9 @@ def test_profile_shows_functions(
 ) -> None:
     if tool == "pyinstrument" and importlib.util.find_spec(tool) is None:
         pytest.skip("install it with: pip install 'hepdask[benchmark]'")
-    profile.main(["adl", "--query", "Q1", "--tool", tool, "--samples", str(samples.directory)])
+    profile.main(
+        ["adl", "--query", "Q1", "--cpu", "--tool", tool, "--samples", str(samples.directory)]
+    )
     printed = capsys.readouterr().out
     assert "q1" in printed
     assert "Metrics" in printed
