@@ -168,7 +168,9 @@ class PartialMetrics:
         )
 
 
-_mappings_of = attrgetter("hosts", "files", "endpoints", "served", "peak_memory_bytes", "columns")
+_mappings_of = attrgetter(
+    "hosts", "files", "endpoints", "served", "peak_memory_bytes", "columns", "missed"
+)
 
 
 class MetricsSum:
@@ -336,6 +338,11 @@ class RunMetrics:
         return self.partial.served
 
     @property
+    def missed(self) -> frozenset[str]:
+        """Branches that were used unexpectedly, so that each was a request of its own; see `PartialMetrics`."""
+        return self.partial.missed
+
+    @property
     def merge_seconds(self) -> float:
         """Wall time of adding accumulators, summed over all workers."""
         return self.total.merge_seconds
@@ -380,6 +387,7 @@ class RunMetrics:
             "entries": total.num_entries,
             "processtime": total.process_seconds + total.read_seconds,
             "chunks": total.num_ranges,
+            "missed": sorted(self.missed),
             **total.to_dict(),
             "num_tasks": self.num_tasks,
             "num_merges": self.num_merges,
@@ -436,6 +444,7 @@ class RunMetrics:
                 f"{len(self.partial.columns)}",
                 f"{total.num_uncompressed_bytes / 1e6:.1f} MB in memory",
             ),
+            *_missed_row(self.missed),
             *(
                 _share(name, getattr(total, f"{name}_seconds"), busy)
                 for name in ("open", "form", "read", "process")
@@ -501,6 +510,14 @@ def _endpoint_row(name: str, counters: Counters) -> tuple[str, str, str]:
         f"{counters.num_requested_bytes / 1e6:.1f} MB",
         f"in {ranges}, {opens}{failed}",
     )
+
+
+def _missed_row(missed: frozenset[str]) -> list[tuple[str, str, str]]:
+    if not missed:
+        return []
+    names = sorted(missed)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [("unforeseen", f"{len(names)}", f"{', '.join(names[:3])}{more}: read one by one")]
 
 
 def _store_row(total: Counters) -> list[tuple[str, str, str]]:

@@ -233,3 +233,12 @@ def test_nothing_added_changes_nothing() -> None:
     assert one + PartialMetrics() is one
     assert PartialMetrics() + one is one
     assert not MetricsSum().total()
+
+
+def test_unforeseen_branches_are_named() -> None:
+    names = frozenset({"MET_pt", "nJet", "Jet_pt", "Jet_eta"})
+    metrics = RunMetrics(PartialMetrics(missed=names) + PartialMetrics(missed=frozenset({"run"})))
+    assert metrics.missed == names | {"run"}
+    assert metrics.to_dict()["missed"] == sorted(metrics.missed)
+    assert "Jet_eta, Jet_pt, MET_pt and 2 more" in str(metrics.to_table())
+    assert "unforeseen" not in str(RunMetrics(PartialMetrics()).to_table())
