@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 NUM_EVENTS = 289
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def mortal_client() -> Iterator[Client]:
-    """Run a cluster whose workers may die; nannies replace them."""
+    """Run a cluster of its own, whose workers may die or hang: the next test needs two that do neither."""
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
