@@ -1,6 +1,6 @@
 """Many large accumulators: 1,000 of 64 MB, one for each range. How much memory a worker needs at once, and how long it takes.
 
-The bins are counts, as in a histogram that is mostly filled: coffea's LZ4 makes a tenth of them. Peak memory is the largest
+The bins are counts, as in a histogram that is mostly filled: coffea's LZ4 makes a seventh of them. Peak memory is the largest
 resident size of any worker process in the run above that after a run with accumulators of one bin, in accumulators.
 """
 
