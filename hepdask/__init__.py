@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from hepdask.recovery import RecoveryPolicy
     from hepdask.result import RunResult
     from hepdask.runner import Runner
+    from hepdask.shipping import Resource, Shipping, resource
     from hepdask.store import Store
 
 #: where each public name lives; imported when it is first asked for, so that ``import hepdask`` is fast
@@ -75,13 +76,16 @@ _HOMES = {
     "ProcessorError": "errors",
     "RangeTimeoutError": "errors",
     "RecoveryPolicy": "recovery",
+    "Resource": "shipping",
     "RunError": "errors",
     "RunResult": "result",
     "Runner": "runner",
+    "Shipping": "shipping",
     "Store": "store",
     "StoreError": "errors",
     "add": "accumulator",
     "load_fileset": "fileset",
+    "resource": "shipping",
 }
 
 __version__ = "0.1.0"
@@ -115,14 +119,17 @@ __all__ = [
     "ProcessorError",
     "RangeTimeoutError",
     "RecoveryPolicy",
+    "Resource",
     "RunError",
     "RunResult",
     "Runner",
+    "Shipping",
     "Store",
     "StoreError",
     "__version__",
     "add",
     "load_fileset",
+    "resource",
 ]
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hepdask.plan import Plan, Planner
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
+    from hepdask.shipping import Cargo
     from hepdask.stopping import StopRules
     from hepdask.store import Section
 
@@ -73,6 +74,8 @@ class Run:
         Forgets files that turn out to have changed.
     section : Section or None
         Where the store keeps results of this work; None: there is no store.
+    cargo : Cargo or None
+        What the executor takes to the workers.
     """
 
     executor: Executor
@@ -83,6 +86,7 @@ class Run:
     choose_progress: Callable[[], Progress]
     cache: MetadataCache | None
     section: Section | None = None
+    cargo: Cargo | None = None
 
     def start(self, fileset: Any, treename: str | None) -> RunResult:
         """Run a fileset.
@@ -100,8 +104,9 @@ class Run:
         try:
             planner = self.make_planner(progress)
             started = time.perf_counter()
-            plan = planner.plan(planner.load(fileset, treename).files, self.work)
-            state = self._process(plan, progress, time.perf_counter() - started)
+            with self.executor.carrying(self.cargo):
+                plan = planner.plan(planner.load(fileset, treename).files, self.work)
+                state = self._process(plan, progress, time.perf_counter() - started)
         finally:
             progress.close()
         return self._conclude(state, planner.options)
@@ -114,10 +119,11 @@ class Run:
             started = time.perf_counter()
             # with a store, what was done is found there, each node in its own place of the tree
             missing = _uninspected_files(before) if self.section else _missing_files(before)
-            plan = planner.plan(missing, self.work)
-            if self.section is not None:
-                plan = _unite_plans(before.plan, plan)
-            state = self._process(plan, progress, time.perf_counter() - started)
+            with self.executor.carrying(self.cargo):
+                plan = planner.plan(missing, self.work)
+                if self.section is not None:
+                    plan = _unite_plans(before.plan, plan)
+                state = self._process(plan, progress, time.perf_counter() - started)
         finally:
             progress.close()
         if self.section is None:

@@ -22,12 +22,13 @@ from hepdask.ranges import SplitOptions
 from hepdask.readers import build_reader
 from hepdask.recovery import RecoveryPolicy
 from hepdask.run import Run
+from hepdask.shipping import Cargo, Resource, Shipping, declare, load_cargo, read_resources
 from hepdask.stopping import StopRules
 from hepdask.store import Store
 from hepdask.versions import library_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from hepdask.progress import Progress
@@ -86,6 +87,12 @@ class Runner:
         names. Loading one runs what is in it: give no place where others can write. None: nothing is kept.
     max_opens_per_endpoint : int or None
         Files that all workers together open at one server at a time. None: no limit.
+    resources : sequence of paths, mapping of str to path, or None
+        Data files that the processor opens by ``hepdask.resource(name)``, here and on every worker: by the last part of their path,
+        or by the names that are given.
+    shipping : Shipping, bool or None
+        What of the user's own code, environment and credentials is sent to workers. None or True: all modules that the processor
+        uses and that are not libraries, proxies, tokens. False: nothing, workers have it all.
     max_failed_fraction : float or None
         With `skipbadfiles`: a run in which more of the requested entries fail ends. None: no limit.
     progress : bool, str, Progress or None
@@ -116,6 +123,8 @@ class Runner:
         store: Store | str | PathLike[str] | None = None,
         max_opens_per_endpoint: int | None = None,
         max_failed_fraction: float | None = None,
+        resources: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]] | None = None,
+        shipping: Shipping | bool | None = None,
         progress: bool | str | Progress | None = None,
         **unknown: Any,
     ) -> None:
@@ -143,6 +152,8 @@ class Runner:
         self._max_opens = max_opens_per_endpoint
         self._rules = StopRules(max_failed_fraction)
         self._store = store if store is None or isinstance(store, Store) else Store(store)
+        self._resources = read_resources(resources or ())
+        self._shipping = _choose_shipping(shipping)
         self._cache = _open_cache(metadata_cache)
         self._progress = progress
 
@@ -257,10 +268,12 @@ class Runner:
                 self._recovery,
             )
         progress = self._choose_progress()
+        cargo = None if processor is None else self._load_cargo(processor, options)
         try:
             section = None if processor is None else self._open_section(processor, options)
             planner = self._planner(options, section, progress)
-            return planner.plan(planner.load(fileset, treename).files, work)
+            with self.executor.carrying(cargo):
+                return planner.plan(planner.load(fileset, treename).files, work)
         finally:
             progress.close()
 
@@ -295,7 +308,22 @@ class Runner:
             self._choose_progress,
             self._cache,
             section,
+            self._load_cargo(processor, options),
         )
+
+    def _load_cargo(self, processor: Any, options: ReadOptions) -> Cargo | None:
+        """Find what the processor needs on workers."""
+        declare(self._resources)
+        if self._shipping is None:
+            return None
+        used = (
+            processor,
+            self._schema,
+            self._skipped,
+            self._recovery,
+            dict(options.uproot_options),
+        )
+        return load_cargo(used, self._shipping, self._resources)
 
     def _open_section(self, processor: Any, options: ReadOptions) -> Section | None:
         """Open what the store has of this processor, with this schema and these versions."""
@@ -303,7 +331,9 @@ class Runner:
             return None
         versions = library_versions()
         # time limits change no result
-        what = (processor, self._schema, dict(options.uproot_options), versions)
+        what: tuple[Any, ...] = (processor, self._schema, dict(options.uproot_options), versions)
+        if self._resources:
+            what += ({name: Resource(name, path) for name, path in self._resources.items()},)
         section = self._store.section(fingerprint(what))
         name = getattr(processor, "__name__", type(processor).__name__)
         section.describe({"processor": name, "schema": str(self._schema), "versions": versions})
@@ -358,6 +388,14 @@ def _open_cache(chosen: Any) -> MetadataCache | None:
     if chosen is None or chosen is True:
         return MetadataCache()
     return chosen if isinstance(chosen, MetadataCache) else MetadataCache(chosen)
+
+
+def _choose_shipping(chosen: Any) -> Shipping | None:
+    if chosen is None or chosen is True:
+        return Shipping()
+    if chosen is False or isinstance(chosen, Shipping):
+        return chosen or None
+    raise OptionError(f"shipping is {chosen!r}: give Shipping(...), True or False")
 
 
 def _check_limit(name: str, value: Any) -> None:

@@ -41,6 +41,7 @@ ORDER = (
     "partial",
     "processor",
     "fingerprint",
+    "shipping",
     "store",
     "checkpoints",
     "readers",
@@ -84,6 +85,15 @@ ORDER_WITHIN = {
         "definitions",
         "values",
     ),
+    "shipping": (
+        "options",
+        "environment",
+        "credentials",
+        "arrival",
+        "packing",
+        "resources",
+        "cargo",
+    ),
     "store": (
         "names",
         "readme",
@@ -101,6 +111,7 @@ ORDER_WITHIN = {
     "executors": (
         "local",
         "dask_clients",
+        "dask_shipping",
         "dask_tasks",
         "dask_graph",
         "dask_events",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hepdask.partial import PartialResult
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
+    from hepdask.shipping import Cargo
     from hepdask.tree import Node, ReductionTree
 
 __all__ = [
@@ -181,6 +182,11 @@ class Executor(ABC):
             What `function` returns, or an awaitable of it.
         """
         return function()
+
+    @contextmanager
+    def carrying(self, cargo: Cargo | None) -> Iterator[None]:  # noqa: ARG002  # here, all is where it is needed
+        """See to it, as long as the context is open, that what runs finds the user's modules and data files."""
+        yield
 
     def close(self) -> None:  # noqa: B027  # most have nothing to close
         """Give back what this executor has opened by itself. Nothing that the user has opened is closed."""

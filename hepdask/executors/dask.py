@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import distributed
@@ -14,12 +17,14 @@ from hepdask.executors import Executor, Job, Outcome, check_options, interruptib
 from hepdask.executors.dask_clients import is_asynchronous, open_client, shield_workers
 from hepdask.executors.dask_graph import TaskOptions, pack
 from hepdask.executors.dask_run import DaskRun
+from hepdask.executors.dask_shipping import delivering
 from hepdask.executors.dask_tasks import call_packed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from hepdask.progress import Progress
+    from hepdask.shipping import Cargo, Manifest
 
 __all__ = ["DaskExecutor"]
 
@@ -111,6 +116,8 @@ class DaskExecutor(Executor):
             retries, priority, dict(resources or {}), split_every, max_ranges_per_task
         )
         self._opened: Any = None
+        #: what the run of this thread takes along
+        self._own = threading.local()
 
     def __repr__(self) -> str:
         return f"DaskExecutor({self._opened or self._given!r})"
@@ -118,6 +125,20 @@ class DaskExecutor(Executor):
     def dispatch(self, function: Callable[[], R]) -> Any:
         """Call a function, in a thread if the client belongs to an event loop; see `Executor.dispatch`."""
         return asyncio.to_thread(function) if is_asynchronous(self._given) else function()
+
+    @contextmanager
+    def carrying(self, cargo: Cargo | None) -> Iterator[None]:
+        """Ship a cargo once there is a task; see `Executor.carrying`."""
+        with delivering(cargo) as delivery:
+            self._own.delivery = delivery
+            try:
+                yield
+            finally:
+                self._own.delivery = None
+
+    def _deliver(self, client: Any) -> Manifest | None:
+        delivery = getattr(self._own, "delivery", None)
+        return None if delivery is None else delivery.deliver(client)
 
     def close(self) -> None:
         """Close the client (and local cluster) that this executor has opened by itself."""
@@ -135,12 +156,13 @@ class DaskExecutor(Executor):
     ) -> list[R | BaseException]:
         """Apply a function to batches of items; see `Executor.map`."""
         client = self._client()
+        manifest = self._deliver(client)
         size = max(1, len(items) // MAX_BATCHES)
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         token = uuid.uuid4().hex[:12]
         tasks = [
             delayed(call_packed, pure=False)(
-                pack((function, batch)), dask_key_name=f"{name}-{token}-{number:05d}"
+                pack((function, batch), manifest), dask_key_name=f"{name}-{token}-{number:05d}"
             )
             for number, batch in enumerate(batches)
         ]
@@ -189,7 +211,8 @@ class DaskExecutor(Executor):
         """Process a job on the cluster; see `Executor.reduce`."""
         client = self._client()
         shield_workers(client)
-        run = DaskRun(client, job, self._options)
+        options = replace(self._options, manifest=self._deliver(client))
+        run = DaskRun(client, job, options)
         with interruptible() as interrupts:
             run.submit()
             return run.wait(progress, interrupts)
