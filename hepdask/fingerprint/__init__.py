@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from hepdask.errors import OptionError
 from hepdask.fingerprint.graph import digest_graph
+from hepdask.fingerprint.modules import is_edited
 from hepdask.fingerprint.origins import Origin, Origins
 from hepdask.fingerprint.values import Root, expand
 from hepdask.fingerprint.walk import Walk
@@ -53,6 +54,7 @@ __all__ = [
     "describe_sources",
     "find_user_code",
     "fingerprint",
+    "is_edited",
 ]
 
 #: Part of each fingerprint; a change of the rules is a new one.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hepdask.errors import OptionError
-from hepdask.fingerprint import Origins, find_user_code
+from hepdask.fingerprint import Origins, find_user_code, is_edited
 from hepdask.shipping.arrival import Manifest, process_token
 from hepdask.shipping.credentials import find_credentials
 from hepdask.shipping.environment import collect_environment
@@ -15,9 +16,10 @@ from hepdask.shipping.packing import build_module_units
 from hepdask.shipping.resources import Resource, build_resource_units
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
     from types import ModuleType
 
+    from hepdask.fingerprint import Origin
     from hepdask.shipping.credentials import Credential
     from hepdask.shipping.options import Shipping
     from hepdask.shipping.packing import Unit
@@ -74,6 +76,7 @@ def load_cargo(value: Any, options: Shipping, declared: Mapping[str, str]) -> Ca
     """
     code = find_user_code((value, _import_named(options)), Resource)
     modules = build_module_units(code.origins, options)
+    _warn_edited(code.origins, {one.name for one in modules})
     resources, digests = build_resource_units(declared, code.instances, options)
     manifest = Manifest(
         tuple((one.name, one.digest) for one in modules), tuple(digests.items()), process_token()
@@ -87,6 +90,21 @@ def load_cargo(value: Any, options: Shipping, declared: Mapping[str, str]) -> Ca
         tuple(credentials),
         options,
     )
+
+
+def _warn_edited(origins: Mapping[str, Origin], shipped: Container[str]) -> None:
+    edited = [
+        name
+        for name, origin in origins.items()
+        if name.partition(".")[0] in shipped and is_edited(origin)
+    ]
+    if edited:
+        warnings.warn(
+            f"the functions of {', '.join(edited)} are not what is in the file, edited since the import: workers run the file; "
+            "importlib.reload() it here, or use %autoreload, so that here and there run the same",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _import_named(options: Shipping) -> list[ModuleType]:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import distributed
 
 import hepdask
+from hepdask.executors.dask_tasks import call_packed
 from tests.servers import stop_process
 
 if TYPE_CHECKING:
@@ -75,6 +77,11 @@ class Site:
         """Wait until so many workers are there, by default all that were started."""
         self.client.wait_for_workers(number or len(self.processes), timeout=60)
 
+    def call(self, function: Any, argument: Any) -> Any:
+        """Call a function in a task; it may be one that workers can't import."""
+        packed = cloudpickle.dumps((function, argument))
+        return self.client.submit(call_packed, packed, pure=False).result(timeout=60)
+
     def log(self, name: str) -> str:
         """Return what a worker has printed."""
         return (self.directory / name / "log").read_text(errors="replace")
@@ -84,12 +91,10 @@ class Site:
 def run_site(directory: Path, **options: Any) -> Iterator[Site]:
     """Run a scheduler without workers, and a client that is not the session's."""
     with (
-        ExitStack() as stack,
         distributed.LocalCluster(
             n_workers=0, processes=True, dashboard_address=":0", **options
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
+        ExitStack() as stack,  # workers go before their scheduler does
     ):
-        # workers go before their scheduler does
-        with stack:
-            yield Site(directory, client, stack)
+        yield Site(directory, client, stack)
