@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hepdask.accumulator import add
     from hepdask.completeness import Completeness, DatasetCompleteness
+    from hepdask.doctor import Checkup
     from hepdask.errors import (
         AccountingError,
         AccumulatorError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AccountingError": "errors",
     "AccumulatorError": "errors",
+    "Checkup": "doctor",
     "Completeness": "completeness",
     "DamagedObjectError": "errors",
     "DaskExecutor": "executors.dask",
@@ -93,6 +95,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AccountingError",
     "AccumulatorError",
+    "Checkup",
     "Completeness",
     "DamagedObjectError",
     "DaskExecutor",

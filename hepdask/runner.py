@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hepdask.attempt import Work
+from hepdask.doctor import Checkup, Expectations, judge
 from hepdask.errors import FileReadError, OptionError
-from hepdask.executors import Executor, check_options
+from hepdask.executors import Executor, check_options, estimate_seconds
 from hepdask.fingerprint import fingerprint
 from hepdask.metadata import MetadataCache
 from hepdask.opening import ReadOptions
@@ -277,6 +278,52 @@ class Runner:
         finally:
             progress.close()
 
+    def check(
+        self,
+        fileset: Any,
+        processor: Any,
+        *,
+        treename: str | None = None,
+        run_seconds: float | None = None,
+    ) -> Any:
+        """Look whether a run will work: versions, processor, a file of each dataset, credentials, memory, scratch space.
+
+        Parameters
+        ----------
+        fileset : mapping, path or Fileset
+            In any dialect.
+        processor : object
+            As for `run`.
+        treename : str or None
+            For files that the fileset gives none.
+        run_seconds : float or None
+            How long the run will take, for what ends meanwhile. None: estimated, if the numbers of entries are known.
+
+        Returns
+        -------
+        Checkup
+            Shows itself as a table; an awaitable of it with an asynchronous client.
+        """
+        find_process(processor)
+        options = self._read_options(None)
+        cargo = self._load_cargo(processor, options)
+
+        def examine() -> Checkup:
+            planner = self._planner(options, None, choose_progress(False))
+            files = planner.load(fileset, treename).files
+            firsts = {one.dataset: one for one in reversed(files)}.values()
+            with self.executor.carrying(cargo):
+                facts = self.executor.examine(list(firsts), options)
+            num_threads = sum(one.num_threads for one in facts.workers)
+            expected = Expectations(
+                cargo.used,
+                run_seconds or estimate_seconds(planner.count_known(files), num_threads),
+                sum("://" in one.file_path for one in files),
+            )
+            return Checkup(tuple(judge(facts, expected)), facts, cargo.describe())
+
+        return self.executor.dispatch(examine)
+
     def _read_options(self, more: Mapping[str, Any] | None) -> ReadOptions:
         return ReadOptions(
             self._timeout_seconds, {**self._uproot_options, **(more or {})}, self._max_opens
@@ -311,11 +358,9 @@ class Runner:
             self._load_cargo(processor, options),
         )
 
-    def _load_cargo(self, processor: Any, options: ReadOptions) -> Cargo | None:
+    def _load_cargo(self, processor: Any, options: ReadOptions) -> Cargo:
         """Find what the processor needs on workers."""
         declare(self._resources)
-        if self._shipping is None:
-            return None
         used = (
             processor,
             self._schema,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from hepdask.attempt import Work
     from hepdask.checkpoints import StoredNodes
+    from hepdask.doctor import ClusterFacts
+    from hepdask.fileset import InputFile
+    from hepdask.opening import ReadOptions
     from hepdask.partial import PartialResult
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
@@ -35,6 +38,7 @@ __all__ = [
     "Outcome",
     "check_options",
     "cut_tree",
+    "estimate_seconds",
     "expected_seconds",
     "interruptible",
 ]
@@ -188,6 +192,18 @@ class Executor(ABC):
         """See to it, as long as the context is open, that what runs finds the user's modules and data files."""
         yield
 
+    @abstractmethod
+    def examine(self, files: Sequence[InputFile], options: ReadOptions) -> ClusterFacts:
+        """Find out what the workers are and can, within `carrying`.
+
+        Parameters
+        ----------
+        files : sequence of InputFile
+            To be opened on each machine.
+        options : ReadOptions
+            How.
+        """
+
     def close(self) -> None:  # noqa: B027  # most have nothing to close
         """Give back what this executor has opened by itself. Nothing that the user has opened is closed."""
 
@@ -201,6 +217,13 @@ class Executor(ABC):
 def expected_seconds(ranges: Iterable[EntryRange]) -> float:
     """Return what ranges are expected to cost, for the cut and for finding what is late: only ratios of it count."""
     return sum(SECONDS_PER_RANGE + SECONDS_PER_ENTRY * one.num_entries for one in ranges)
+
+
+def estimate_seconds(num_entries: int | None, num_threads: int) -> float | None:
+    """Estimate how long a run takes, to a factor of ten; None if nothing is known of it."""
+    if not num_entries or not num_threads:
+        return None
+    return SECONDS_PER_ENTRY * num_entries / num_threads
 
 
 def cut_tree(job: Job, max_ranges_per_task: int | None = None) -> list[Node]:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import distributed
 from dask.delayed import delayed
 
-from hepdask.errors import OptionError
+from hepdask.doctor import Request
+from hepdask.errors import ExecutorError, OptionError
 from hepdask.executors import Executor, Job, Outcome, check_options, interruptible
 from hepdask.executors.dask_clients import is_asynchronous, open_client, shield_workers
+from hepdask.executors.dask_examine import check_first, examine_cluster, list_packages
 from hepdask.executors.dask_graph import TaskOptions, pack
 from hepdask.executors.dask_run import DaskRun
 from hepdask.executors.dask_shipping import delivering
@@ -23,6 +25,10 @@ from hepdask.executors.dask_tasks import call_packed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from hepdask.doctor import ClusterFacts
+    from hepdask.executors.dask_shipping import Delivery
+    from hepdask.fileset import InputFile
+    from hepdask.opening import ReadOptions
     from hepdask.progress import Progress
     from hepdask.shipping import Cargo, Manifest
 
@@ -137,8 +143,25 @@ class DaskExecutor(Executor):
                 self._own.delivery = None
 
     def _deliver(self, client: Any) -> Manifest | None:
-        delivery = getattr(self._own, "delivery", None)
-        return None if delivery is None else delivery.deliver(client)
+        delivery: Delivery | None = getattr(self._own, "delivery", None)
+        if delivery is None:
+            return None
+        manifest, cargo = delivery.deliver(client), delivery.cargo
+        check_first(client, delivery.scheduler_id, lambda: pack(cargo.value, manifest), cargo.used)
+        return manifest
+
+    def examine(self, files: Sequence[InputFile], options: ReadOptions) -> ClusterFacts:
+        """Find out what the workers are and can; see `Executor.examine`."""
+        client, delivery = self._client(), self._own.delivery
+        problem = ""
+        try:
+            delivery.deliver(client)
+        except ExecutorError as error:
+            problem = str(error)
+        cargo = delivery.cargo
+        packed = pack(cargo.value, cargo.manifest)
+        request = Request(list_packages(cargo.used), packed, tuple(files), options)
+        return replace(examine_cluster(client, request), delivery_problem=problem)
 
     def close(self) -> None:
         """Close the client (and local cluster) that this executor has opened by itself."""

@@ -25,7 +25,7 @@ from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.shipping.arrival import process_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from hepdask.shipping import Cargo, Manifest
 
@@ -66,10 +66,16 @@ class Delivery:
     ----------
     cargo : Cargo
         All of it.
+
+    Attributes
+    ----------
+    scheduler_id : str
+        Of the scheduler that it was brought to.
     """
 
     def __init__(self, cargo: Cargo) -> None:
-        self._cargo = cargo
+        self.cargo = cargo
+        self.scheduler_id = ""
         self._run_id = uuid.uuid4().hex
         self._client: Any = None
 
@@ -87,18 +93,22 @@ class Delivery:
             If another run needs another version of a module now, or a worker can't take what it gets.
         """
         if self._client is not client:
-            parcels = list(_wrap(self._cargo, client))
+            parcels = list(_wrap(self.cargo))
             found = self._claim(client, parcels)
             if found["conflict"]:
                 raise ExecutorError(_explain_conflict(*found["conflict"]))
-            self._client = client
+            self._client, self.scheduler_id = client, found["id"]
+            if any(one.kind == "credential" for one in parcels):
+                plain = _find_plain([client.scheduler.address, *found["places"]])
+                if not _may_send_credentials(self.cargo, plain):
+                    parcels = [one for one in parcels if one.kind != "credential"]
             for parcel in parcels:
                 if parcel.plugin_name in found["missing"]:
                     _send(client, parcel)
             for name in found["outdated"]:
                 with suppress(*LOST_ERRORS):
                     ask(client, "unregister_worker_plugin", name=name)
-        return self._cargo.manifest
+        return self.cargo.manifest
 
     def close(self) -> None:
         """Let others replace what this run has used."""
@@ -108,7 +118,7 @@ class Delivery:
                 call_on_scheduler(client, _make_releaser(), run_id=self._run_id)
 
     def _claim(self, client: Any, parcels: list[_Parcel]) -> dict[str, Any]:
-        manifest = self._cargo.manifest
+        manifest = self.cargo.manifest
         fixed = {f"module {name}": digest for name, digest in manifest.modules}
         fixed.update({f"resource {name}": digest for name, digest in manifest.resources})
         answer: dict[str, Any] = call_on_scheduler(
@@ -145,7 +155,7 @@ def call_on_scheduler(client: Any, function: Any, **arguments: Any) -> Any:
     return answer["result"]
 
 
-def _wrap(cargo: Cargo, client: Any) -> Iterator[_Parcel]:
+def _wrap(cargo: Cargo) -> Iterator[_Parcel]:
     for unit in cargo.modules:
         yield _Parcel(f"module {unit.name}", unit.digest, "files", unit.digest, unit)
     for unit in cargo.resources:
@@ -153,10 +163,9 @@ def _wrap(cargo: Cargo, client: Any) -> Iterator[_Parcel]:
     if cargo.variables:
         digest = uuid.uuid5(uuid.NAMESPACE_OID, repr(sorted(cargo.variables.items()))).hex
         yield _Parcel("environment", digest, "environment", "", dict(cargo.variables))
-    if cargo.credentials and _may_send_credentials(cargo, client):
-        for one in cargo.credentials:
-            what = f"credential {one.variable}"
-            yield _Parcel(what, one.digest, "credential", one.variable, one)
+    for one in cargo.credentials:
+        what = f"credential {one.variable}"
+        yield _Parcel(what, one.digest, "credential", one.variable, one)
 
 
 def _send(client: Any, parcel: _Parcel) -> None:
@@ -228,13 +237,18 @@ def _make_claimer() -> Any:
         for owner, used, _ in books.values():
             for what, digest in fixed.items():
                 if used.get(what, digest) != digest:
-                    return {"conflict": (what, owner == client_id), "missing": [], "outdated": []}
+                    return {"conflict": (what, owner == client_id)}
         books[run_id] = client_id, fixed, frozenset(wanted)
         needed = {name for _, _, names in books.values() for name in names}
         # a module's new version replaces the old one; two resources may have one name
         replaced = [f"hepdask {what} " for what in wanted.values()]
         return {
             "conflict": None,
+            "id": dask_scheduler.id,
+            # without ports: thousands of workers are on few machines
+            "places": {
+                one.rpartition(":")[0] for one in (dask_scheduler.address, *dask_scheduler.workers)
+            },
             "missing": [name for name in wanted if name not in dask_scheduler.worker_plugins],
             "outdated": [
                 name
@@ -264,9 +278,8 @@ def _explain_conflict(what: str, is_own: bool) -> str:
 _warned: set[str] = set()
 
 
-def _may_send_credentials(cargo: Cargo, client: Any) -> bool:
+def _may_send_credentials(cargo: Cargo, plain: str | None) -> bool:
     """Return whether nobody can read along; warn, once for each scheduler, if somebody could."""
-    plain = find_plain_address(client)
     if plain is None or cargo.options.allow_plain_credentials:
         return True
     if plain not in _warned:
@@ -288,7 +301,10 @@ def find_plain_address(client: Any) -> str | None:
     A tunnel's end may be on this machine while the scheduler speaks to its workers over a network: all addresses count.
     """
     identity = ask(client, "identity", n_workers=-1)
-    addresses = [client.scheduler.address, identity["address"], *identity["workers"]]
+    return _find_plain([client.scheduler.address, identity["address"], *identity["workers"]])
+
+
+def _find_plain(addresses: Iterable[str]) -> str | None:
     return next((one for one in addresses if not _is_private(one)), None)
 
 

@@ -79,6 +79,8 @@ class UserCode:
     """The user's modules, by name; packages without an ``__init__``, too."""
     instances: tuple[Any, ...]
     """Objects of the wanted type that the value refers to."""
+    distributions: Mapping[str, str]
+    """Libraries with their versions."""
 
 
 def fingerprint(value: Any, *, name: str = "processor") -> str:
@@ -141,7 +143,7 @@ def find_user_code(value: Any, kind: type | tuple[type, ...] = ()) -> UserCode:
     with suppress(OptionError):  # it has too many parts: what was found until then is what there is
         walk.run(Root(value), "processor", is_strict=False)
     instances = tuple(one for one in walk.values if isinstance(one, kind))
-    return UserCode(dict(sorted(walk.user_origins.items())), instances)
+    return UserCode(dict(sorted(walk.user_origins.items())), instances, walk.distributions)
 
 
 def _walk(value: Any, name: str) -> Walk:

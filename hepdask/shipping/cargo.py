@@ -12,6 +12,7 @@ from hepdask.fingerprint import Origins, find_user_code, is_edited
 from hepdask.shipping.arrival import Manifest, process_token
 from hepdask.shipping.credentials import find_credentials
 from hepdask.shipping.environment import collect_environment
+from hepdask.shipping.options import Shipping
 from hepdask.shipping.packing import build_module_units
 from hepdask.shipping.resources import Resource, build_resource_units
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from hepdask.fingerprint import Origin
     from hepdask.shipping.credentials import Credential
-    from hepdask.shipping.options import Shipping
     from hepdask.shipping.packing import Unit
 
 __all__ = ["Cargo", "load_cargo"]
@@ -43,6 +43,10 @@ class Cargo:
         Proxy and token.
     options : Shipping
         What the user says.
+    value : object
+        The processor, and whatever else is pickled with it.
+    used : frozenset of str
+        Distributions that it uses.
     """
 
     modules: tuple[Unit, ...]
@@ -51,21 +55,23 @@ class Cargo:
     variables: Mapping[str, str]
     credentials: tuple[Credential, ...] = field(repr=False)
     options: Shipping
+    value: Any = field(repr=False)
+    used: frozenset[str]
 
     def describe(self) -> str:
         """Return what of the user's is sent, with its size, for people; empty if nothing is."""
         return ", ".join(one.describe() for one in (*self.modules, *self.resources))
 
 
-def load_cargo(value: Any, options: Shipping, declared: Mapping[str, str]) -> Cargo:
+def load_cargo(value: Any, options: Shipping | None, declared: Mapping[str, str]) -> Cargo:
     """Find what a processor needs where it runs.
 
     Parameters
     ----------
     value : object
         The processor, and whatever else is pickled for tasks.
-    options : Shipping
-        What the user says.
+    options : Shipping or None
+        What the user says; None: nothing is sent.
     declared : mapping of str to str
         Paths of resources, by name.
 
@@ -74,6 +80,9 @@ def load_cargo(value: Any, options: Shipping, declared: Mapping[str, str]) -> Ca
     OptionError
         If something is too large, or can't be read.
     """
+    if options is None:
+        used = frozenset(find_user_code(value).distributions)
+        return Cargo((), (), Manifest(), {}, (), Shipping(credentials=False), value, used)
     code = find_user_code((value, _import_named(options)), Resource)
     modules = build_module_units(code.origins, options)
     _warn_edited(code.origins, {one.name for one in modules})
@@ -89,6 +98,8 @@ def load_cargo(value: Any, options: Shipping, declared: Mapping[str, str]) -> Ca
         collect_environment(options),
         tuple(credentials),
         options,
+        value,
+        frozenset(code.distributions),
     )
 
 

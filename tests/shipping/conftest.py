@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.shipping.sites import run_site
+from tests.sites import run_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.shipping.sites import Site
+    from tests.sites import Site
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,12 @@ import pytest
 from hepdask import DaskExecutor, OptionError, Runner, Shipping
 from hepdask.shipping.credentials import Credential, find_credentials, read_lifetime
 from hepdask.shipping.environment import collect_environment
-from tests.shipping.proxies import make_proxy, make_token
-from tests.shipping.sites import run_site
+from tests.proxies import make_proxy, make_token
+from tests.sites import run_site
 
 if TYPE_CHECKING:
     from tests.conftest import NanoFiles
-    from tests.shipping.sites import Site
+    from tests.sites import Site
 
 HOUR = 3600.0
 

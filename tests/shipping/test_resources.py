@@ -15,7 +15,7 @@ from tests.shipping.conftest import write
 
 if TYPE_CHECKING:
     from tests.conftest import NanoFiles
-    from tests.shipping.sites import Site
+    from tests.sites import Site
 
 
 class Opens:

@@ -23,7 +23,7 @@ from tests.shipping.conftest import write
 
 if TYPE_CHECKING:
     from tests.conftest import NanoFiles
-    from tests.shipping.sites import Site
+    from tests.sites import Site
 
 PACKAGE = {
     "analysis/__init__.py": "from analysis.cuts import select\n",

@@ -94,7 +94,8 @@ def run_site(directory: Path, **options: Any) -> Iterator[Site]:
         distributed.LocalCluster(
             n_workers=0, processes=True, dashboard_address=":0", **options
         ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
+        # as one that was started by somebody else
+        distributed.Client(cluster.scheduler_address, set_as_default=False) as client,
         ExitStack() as stack,  # workers go before their scheduler does
     ):
         yield Site(directory, client, stack)
