@@ -57,8 +57,17 @@ class Site:
                 [
                     sys.executable,
                     *("-m", "distributed.cli.dask_worker", self.client.scheduler.address),
-                    *("--name", name, "--no-dashboard", "--nthreads", "1", "--no-nanny"),
-                    *("--death-timeout", "60", "--local-directory", str(home), *options),
+                    *(
+                        "--name",
+                        name,
+                        "--no-dashboard",
+                        "--nthreads",
+                        "1",
+                        "--local-directory",
+                        str(home),
+                    ),
+                    *(() if "--nanny" in options else ("--no-nanny",)),
+                    *("--death-timeout", "60", *options),
                 ],
                 cwd=home,
                 env={

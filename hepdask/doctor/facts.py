@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import sys
@@ -186,7 +185,6 @@ def _try_scratch(directory: str) -> tuple[str, int | None]:
         with tempfile.NamedTemporaryFile(dir=directory, prefix="hepdask-doctor-") as file:
             file.write(bytes(4096))
             file.flush()
-            os.fsync(file.fileno())
         return "", shutil.disk_usage(directory).free
     except OSError as error:
         return error.strerror or str(error), None

@@ -173,4 +173,4 @@ def _tell(facts: ClusterFacts, findings: list[Finding]) -> None:
         if one.level == "broken":
             warnings.warn(f"{one} (`hepdask doctor` looks closer)", UserWarning, stacklevel=2)
         else:
-            logger.info("%s", one)
+            logger.warning("%s", one)

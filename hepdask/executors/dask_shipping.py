@@ -34,7 +34,7 @@ __all__ = ["Delivery", "call_on_scheduler", "delivering", "find_plain_address"]
 logger = logging.getLogger(__name__)
 
 #: How long workers may take to unpack what they get; one that hangs must not keep the others waiting.
-SEND_SECONDS = 60.0
+SEND_SECONDS = 20.0
 #: Schemes whose connections nobody else can read.
 _PRIVATE_SCHEMES = frozenset({"inproc", "tls", "wss"})
 

@@ -206,14 +206,17 @@ def activate(manifest: Manifest) -> None:
         new = {name: one for name, one in manifest.modules if _modules.get(name) != one}
         if not new:
             return
-        is_other = any(name in _modules for name in new)
+        replaced = [_modules[name] for name in new if name in _modules]
         # a module that has not changed itself may have imported one that has
-        names = {*_modules, *new} if is_other else set(new)
+        names = {*_modules, *new} if replaced else set(new)
         _modules.update(new)
         _forget_modules(names)
         if _FINDER not in sys.meta_path:
             sys.meta_path.insert(0, _FINDER)
         _generations[0] += 1
+        for digest in replaced:
+            # no run may use it any more, and a package that is edited often would fill the disk
+            shutil.rmtree(find_shipped(digest) or "", ignore_errors=True)
 
 
 def _await(name: str, digest: str) -> None:

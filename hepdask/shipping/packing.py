@@ -80,7 +80,7 @@ class Unit:
                 entry.external_attr = 0o600 << 16
                 archive.writestr(entry, content)
         if _finish(digest) != self.digest:
-            raise OptionError(f"{self.name!r} was edited while it was being packed: run again")
+            raise OptionError(f"{self.name!r} was edited meanwhile: run again")
         return stream.getvalue()
 
     def describe(self) -> str:

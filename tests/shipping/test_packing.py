@@ -82,7 +82,7 @@ def test_an_edit_is_another_digest_and_is_never_packed_under_the_old_one(workspa
     before = units(cuts)["cuts"]
     write(workspace, {"cuts.py": "X = 2\n"})
     assert units(cuts)["cuts"].digest != before.digest
-    with pytest.raises(OptionError, match="'cuts' was edited while it was being packed: run again"):
+    with pytest.raises(OptionError, match="'cuts' was edited meanwhile: run again"):
         before.pack()
 
 

@@ -99,6 +99,16 @@ def place_of(packed: bytes) -> str:
     return str(Path(process.__globals__["analysis"].__file__).parent)
 
 
+def call_in_child(packed: bytes) -> Any:
+    from hepdask.isolation import child_runner
+
+    return child_runner().call(call_unpickled, packed)
+
+
+def call_unpickled(packed: bytes) -> Any:
+    return cloudpickle.loads(packed)(None)
+
+
 def fingerprint_there(packed: bytes) -> str:
     return fingerprint(cloudpickle.loads(packed))
 
@@ -216,6 +226,10 @@ def test_edits_arrive_and_go_away_again(site: Site, workspace: Path, nano_files:
         # modules that did not change have imported those that did
         expected = {"numbers": {number}, "late": {number}}
         assert run(everywhere(site), nano_files, process) == expected
+        # in child processes that have had the old ones, too
+        manifest = load_cargo(process, Shipping(), {}).manifest
+        packed = seal(manifest, cloudpickle.dumps(process))
+        assert site.call(call_in_child, packed) == expected
     plugins = site.client.run_on_scheduler(
         lambda dask_scheduler: list(dask_scheduler.worker_plugins)
     )
@@ -248,8 +262,13 @@ def test_workers_that_come_late_have_it(site: Site, workspace: Path, nano_files:
         return {"numbers": {steady.number()}, "names": {distributed.get_worker().name}}
 
     run(everywhere(site), nano_files, process)
-    site.start_worker("late", "--resources", "LATE=1")
+    site.start_worker("late", "--resources", "LATE=1", "--nanny")
     late = DaskExecutor(site.client, resources={"LATE": 1})
+    assert run(late, nano_files, process) == {"numbers": {3}, "names": {"late"}}
+    # and those that are started again
+    workers = site.client.scheduler_info(n_workers=-1)["workers"]
+    address = next(one for one, facts in workers.items() if facts["name"] == "late")
+    assert site.client.restart_workers([address], timeout=60) == {address: "OK"}
     assert run(late, nano_files, process) == {"numbers": {3}, "names": {"late"}}
 
 
