@@ -79,8 +79,16 @@ class Site:
                 stdout=log,
                 stderr=log,
             )
+        if not self.processes:
+            self.stack.callback(self._end)
         self.processes[name] = process
-        self.stack.callback(stop_process, process)
+
+    def _end(self) -> None:
+        """End all workers at a time."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            stop_process(process)
 
     def wait(self, number: int | None = None) -> None:
         """Wait until so many workers are there, by default all that were started."""

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 SEND_SECONDS = 20.0
 #: Schemes whose connections nobody else can read.
 _PRIVATE_SCHEMES = frozenset({"inproc", "tls", "wss"})
+_FILES = frozenset({"module", "resource"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class _Parcel:
         return f"hepdask {self.what} {self.digest}"
 
     def open(self) -> Any:
-        if self.kind == "files":
+        if self.kind in _FILES:
             return self.cargo.pack()
         return self.cargo.content if self.kind == "credential" else self.cargo
 
@@ -157,9 +158,9 @@ def call_on_scheduler(client: Any, function: Any, **arguments: Any) -> Any:
 
 def _wrap(cargo: Cargo) -> Iterator[_Parcel]:
     for unit in cargo.modules:
-        yield _Parcel(f"module {unit.name}", unit.digest, "files", unit.digest, unit)
+        yield _Parcel(f"module {unit.name}", unit.digest, "module", unit.name, unit)
     for unit in cargo.resources:
-        yield _Parcel(f"resource {unit.name}", unit.digest, "files", unit.digest, unit)
+        yield _Parcel(f"resource {unit.name}", unit.digest, "resource", unit.name, unit)
     if cargo.variables:
         digest = uuid.uuid5(uuid.NAMESPACE_OID, repr(sorted(cargo.variables.items()))).hex
         yield _Parcel("environment", digest, "environment", "", dict(cargo.variables))
@@ -171,9 +172,9 @@ def _wrap(cargo: Cargo) -> Iterator[_Parcel]:
 def _send(client: Any, parcel: _Parcel) -> None:
     """Make a parcel a plugin of all workers."""
     plugin = cloudpickle.dumps(
-        _make_plugin(parcel.kind, parcel.name, parcel.open(), process_token())
+        _make_plugin((parcel.kind, parcel.name, parcel.digest, parcel.open()), process_token())
     )
-    if parcel.kind == "files":
+    if parcel.kind in _FILES:
         logger.info(
             "sending %s to the workers: %s, packed %d kB",
             parcel.what,
@@ -201,7 +202,7 @@ def _send(client: Any, parcel: _Parcel) -> None:
             ) from error
 
 
-def _make_plugin(kind: str, name: str, payload: Any, home: str) -> Any:
+def _make_plugin(parcel: tuple[str, str, str, Any], home: str) -> Any:
     """Make a plugin whose class is pickled by value: a worker without hepdask must be able to start, too."""
 
     class Arrival(distributed.WorkerPlugin):  # type: ignore[misc]  # dask has no types
@@ -215,12 +216,13 @@ def _make_plugin(kind: str, name: str, payload: Any, home: str) -> Any:
                 from hepdask.shipping.arrival import receive
             except ImportError:
                 return
-            (kind, name, payload), self.parcel = self.parcel, None
-            await asyncio.to_thread(receive, kind, name, payload, worker.local_directory, self.home)
+            own: Any = self.parcel
+            self.parcel = None
+            await asyncio.to_thread(receive, *own, worker.local_directory, self.home)
 
     plugin = Arrival()
     # as attributes: what a method named would be pickled with the class
-    plugin.parcel, plugin.home = (kind, name, payload), home
+    plugin.parcel, plugin.home = parcel, home
     return plugin
 
 

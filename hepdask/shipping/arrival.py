@@ -1,9 +1,9 @@
 """What was shipped, where it arrives: in worker processes, and in the child processes that these start.
 
-Files lie in ``hepdask-shipped/<digest>`` below a worker's scratch directory. What of it modules are imported from is said
-by each task: `seal` puts its `Manifest` around what is pickled, so that unpickling `activate`\\ s first. If another version of a module
-was in use, all shipped modules are forgotten, and are imported anew. So a process never has old and new together, and one that
-was started by a worker finds what the worker has, by ``HEPDASK_SHIPPED``.
+Files lie in ``hepdask-shipped/<digest>`` below a worker's scratch directory. What arrives is active from then on; and each task
+says what it needs: `seal` puts its `Manifest` around what is pickled, and unpickling calls `activate` first. If another version of a
+module was in use, all shipped modules are forgotten, and are imported anew. So a process never has old and new together, and
+one that was started by a worker finds what the worker has, by ``HEPDASK_SHIPPED``.
 """
 
 from __future__ import annotations
@@ -103,15 +103,17 @@ def _open(manifest: Manifest, packed: bytes) -> Any:
     return pickle.loads(packed)
 
 
-def receive(kind: str, name: str, payload: Any, scratch: str, home: str) -> None:
+def receive(kind: str, name: str, digest: str, payload: Any, scratch: str, home: str) -> None:
     """Take what has come for a worker.
 
     Parameters
     ----------
     kind : str
-        "files", "credential" or "environment".
+        "module", "resource", "credential" or "environment".
     name : str
-        Digest of the files, or variable of the credential.
+        Of the module or resource, or variable of the credential.
+    digest : str
+        Of the payload.
     payload : object
         An archive, a file's content, or variables.
     scratch : str
@@ -119,13 +121,14 @@ def receive(kind: str, name: str, payload: Any, scratch: str, home: str) -> None
     home : str
         Token of the process that it comes from, which has all of its own.
     """
-    if kind == "files":
-        unpack(name, payload, scratch)
-    elif home == process_token():
-        return
-    elif kind == "credential":
+    if kind in ("module", "resource"):
+        unpack(digest, payload, scratch)
+    if kind == "module":
+        # merges may come to a worker before any task that says what it needs: their inputs may be of the user's classes
+        activate(Manifest(modules=((name, digest),), home=home))
+    elif kind == "credential" and home != process_token():
         write_credential(name, payload, scratch)
-    else:
+    elif kind == "environment" and home != process_token():
         set_environment(payload)
 
 

@@ -263,6 +263,10 @@ def test_workers_that_come_late_have_it(site: Site, workspace: Path, nano_files:
 
     run(everywhere(site), nano_files, process)
     site.start_worker("late", "--resources", "LATE=1", "--nanny")
+    site.wait()
+    # before any task has come to it: a merge may be the first
+    found = site.client.run(lambda: __import__("steady").number(), on_error="return")
+    assert list(found.values()) == [3] * len(site.processes)
     late = DaskExecutor(site.client, resources={"LATE": 1})
     assert run(late, nano_files, process) == {"numbers": {3}, "names": {"late"}}
     # and those that are started again
@@ -270,6 +274,26 @@ def test_workers_that_come_late_have_it(site: Site, workspace: Path, nano_files:
     address = next(one for one, facts in workers.items() if facts["name"] == "late")
     assert site.client.restart_workers([address], timeout=60) == {address: "OK"}
     assert run(late, nano_files, process) == {"numbers": {3}, "names": {"late"}}
+
+
+def test_outputs_of_the_users_own_class(site: Site, workspace: Path, nano_files: NanoFiles) -> None:
+    code = """
+class Tally:
+    def __init__(self, number):
+        self.number = number
+
+    def __add__(self, other):
+        return Tally(self.number + other.number)
+"""
+    write(workspace, {"tallies.py": code})
+    tallies = importlib.import_module("tallies")
+
+    def process(events: Any) -> Any:
+        return {"tally": tallies.Tally(len(events))}
+
+    tally = run(everywhere(site), nano_files, process)["tally"]
+    assert type(tally) is tallies.Tally
+    assert tally.number == sum(nano_files.num_entries)
 
 
 def test_two_versions_at_a_time_are_an_error(
@@ -296,6 +320,7 @@ def test_two_versions_at_a_time_are_an_error(
     try:
         while not begun.exists():
             thread.join(0.02)
+            assert thread.is_alive()
         # the same version may be used by many
         assert run(everywhere(site), nano_files, lambda _: {0}) == {0}
         write(workspace, {"shared.py": NUMBER.format(22)})
