@@ -74,8 +74,8 @@ class Run:
         Forgets files that turn out to have changed.
     section : Section or None
         Where the store keeps results of this work; None: there is no store.
-    cargo : Cargo or None
-        What the executor takes to the workers.
+    load_cargo : callable or None
+        Finds what the executor takes to the workers; a run that is resumed takes what has been edited since.
     """
 
     executor: Executor
@@ -86,7 +86,7 @@ class Run:
     choose_progress: Callable[[], Progress]
     cache: MetadataCache | None
     section: Section | None = None
-    cargo: Cargo | None = None
+    load_cargo: Callable[[], Cargo] | None = None
 
     def start(self, fileset: Any, treename: str | None) -> RunResult:
         """Run a fileset.
@@ -104,7 +104,7 @@ class Run:
         try:
             planner = self.make_planner(progress)
             started = time.perf_counter()
-            with self.executor.carrying(self.cargo):
+            with self.executor.carrying(self.load_cargo):
                 plan = planner.plan(planner.load(fileset, treename).files, self.work)
                 state = self._process(plan, progress, time.perf_counter() - started)
         finally:
@@ -119,7 +119,7 @@ class Run:
             started = time.perf_counter()
             # with a store, what was done is found there, each node in its own place of the tree
             missing = _uninspected_files(before) if self.section else _missing_files(before)
-            with self.executor.carrying(self.cargo):
+            with self.executor.carrying(self.load_cargo):
                 plan = planner.plan(missing, self.work)
                 if self.section is not None:
                     plan = _unite_plans(before.plan, plan)

@@ -6,7 +6,7 @@ All options and their defaults are here.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from hepdask.attempt import Work
@@ -29,7 +29,7 @@ from hepdask.store import Store
 from hepdask.versions import library_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
 
     from hepdask.progress import Progress
@@ -269,11 +269,11 @@ class Runner:
                 self._recovery,
             )
         progress = self._choose_progress()
-        cargo = None if processor is None else self._load_cargo(processor, options)
+        load = None if processor is None else self._loader(processor, options)
         try:
             section = None if processor is None else self._open_section(processor, options)
             planner = self._planner(options, section, progress)
-            with self.executor.carrying(cargo):
+            with self.executor.carrying(load):
                 return planner.plan(planner.load(fileset, treename).files, work)
         finally:
             progress.close()
@@ -306,14 +306,15 @@ class Runner:
         """
         find_process(processor)
         options = self._read_options(None)
-        cargo = self._load_cargo(processor, options)
+        load = cache(self._loader(processor, options))
 
         def examine() -> Checkup:
             planner = self._planner(options, None, choose_progress(False))
             files = planner.load(fileset, treename).files
             firsts = {one.dataset: one for one in reversed(files)}.values()
-            with self.executor.carrying(cargo):
+            with self.executor.carrying(load):
                 facts = self.executor.examine(list(firsts), options)
+            cargo = load()
             num_threads = sum(one.num_threads for one in facts.workers)
             expected = Expectations(
                 cargo.used,
@@ -355,11 +356,11 @@ class Runner:
             self._choose_progress,
             self._cache,
             section,
-            self._load_cargo(processor, options),
+            self._loader(processor, options),
         )
 
-    def _load_cargo(self, processor: Any, options: ReadOptions) -> Cargo:
-        """Find what the processor needs on workers."""
+    def _loader(self, processor: Any, options: ReadOptions) -> Callable[[], Cargo]:
+        """Return what finds, as it is then, all that the processor needs on workers."""
         declare(self._resources)
         used = (
             processor,
@@ -368,7 +369,7 @@ class Runner:
             self._recovery,
             dict(options.uproot_options),
         )
-        return load_cargo(used, self._shipping, self._resources)
+        return partial(load_cargo, used, self._shipping, self._resources)
 
     def _open_section(self, processor: Any, options: ReadOptions) -> Section | None:
         """Open what the store has of this processor, with this schema and these versions."""

@@ -188,8 +188,14 @@ class Executor(ABC):
         return function()
 
     @contextmanager
-    def carrying(self, cargo: Cargo | None) -> Iterator[None]:  # noqa: ARG002  # here, all is where it is needed
-        """See to it, as long as the context is open, that what runs finds the user's modules and data files."""
+    def carrying(self, load: Callable[[], Cargo] | None) -> Iterator[None]:  # noqa: ARG002  # here, all is where it is needed
+        """See to it, as long as the context is open, that what runs finds the user's modules and data files.
+
+        Parameters
+        ----------
+        load : callable or None
+            Finds these; called when there is something to run elsewhere.
+        """
         yield
 
     @abstractmethod

@@ -133,9 +133,9 @@ class DaskExecutor(Executor):
         return asyncio.to_thread(function) if is_asynchronous(self._given) else function()
 
     @contextmanager
-    def carrying(self, cargo: Cargo | None) -> Iterator[None]:
+    def carrying(self, load: Callable[[], Cargo] | None) -> Iterator[None]:
         """Ship a cargo once there is a task; see `Executor.carrying`."""
-        with delivering(cargo) as delivery:
+        with delivering(load) as delivery:
             self._own.delivery = delivery
             try:
                 yield

@@ -14,6 +14,7 @@ import uuid
 import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.shipping.arrival import process_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from hepdask.shipping import Cargo, Manifest
 
@@ -65,20 +66,26 @@ class Delivery:
 
     Parameters
     ----------
-    cargo : Cargo
-        All of it.
+    load : callable
+        Finds all of it.
 
     Attributes
     ----------
+    cargo : Cargo
+        What it has found, when it was first needed.
     scheduler_id : str
         Of the scheduler that it was brought to.
     """
 
-    def __init__(self, cargo: Cargo) -> None:
-        self.cargo = cargo
+    def __init__(self, load: Callable[[], Cargo]) -> None:
+        self._load = load
         self.scheduler_id = ""
         self._run_id = uuid.uuid4().hex
         self._client: Any = None
+
+    @cached_property
+    def cargo(self) -> Cargo:
+        return self._load()
 
     def deliver(self, client: Any) -> Manifest:
         """Bring everything to the workers, those that are there and those that will come; once.
@@ -216,9 +223,9 @@ def _make_plugin(parcel: tuple[str, str, str, Any], home: str) -> Any:
                 from hepdask.shipping.arrival import receive
             except ImportError:
                 return
-            own: Any = self.parcel
-            self.parcel = None
-            await asyncio.to_thread(receive, *own, worker.local_directory, self.home)
+            (kind, name, digest, payload), self.parcel = self.parcel, None
+            scratch, home = worker.local_directory, self.home
+            await asyncio.to_thread(receive, kind, name, digest, payload, scratch, home)
 
     plugin = Arrival()
     # as attributes: what a method named would be pickled with the class
@@ -321,9 +328,9 @@ def _is_private(address: str) -> bool:
 
 
 @contextmanager
-def delivering(cargo: Cargo | None) -> Iterator[Delivery | None]:
+def delivering(load: Callable[[], Cargo] | None) -> Iterator[Delivery | None]:
     """Give the delivery of a run, which ends with the ``with`` block."""
-    delivery = None if cargo is None else Delivery(cargo)
+    delivery = None if load is None else Delivery(load)
     try:
         yield delivery
     finally:
