@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import pytest
 
-from hepdask import DaskExecutor, ExecutorError, LocalExecutor, OptionError, Runner, Shipping
+from hepdask import (
+    DaskExecutor,
+    ExecutorError,
+    LocalExecutor,
+    OptionError,
+    RunError,
+    Runner,
+    Shipping,
+)
 from hepdask.fingerprint import fingerprint
 from hepdask.shipping import load_cargo, seal
 from tests.servers import REPOSITORY
@@ -294,6 +302,33 @@ class Tally:
     tally = run(everywhere(site), nano_files, process)["tally"]
     assert type(tally) is tallies.Tally
     assert tally.number == sum(nano_files.num_entries)
+
+
+def test_a_run_goes_on_with_a_module_that_was_mended(
+    site: Site, workspace: Path, nano_files: NanoFiles
+) -> None:
+    write(workspace, {"mended.py": "def number():\n    raise ValueError('a bug')\n"})
+    mended = importlib.import_module("mended")
+
+    def process(events: Any) -> Any:
+        return {mended.number()}
+
+    runner = Runner(everywhere(site), schema=None, metadata_cache=False, progress=False)
+    with pytest.raises(RunError, match="a bug") as caught:
+        runner.run(nano_files.fileset, process)
+    write(workspace, {"mended.py": NUMBER.format(4)})
+    importlib.reload(mended)
+    assert caught.value.partial_result.resume().output == {4}
+
+
+def test_a_local_run_ships_nothing(workspace: Path, nano_files: NanoFiles) -> None:
+    write(workspace, {"large.py": NUMBER.format(4)})
+    large = importlib.import_module("large")
+
+    def process(events: Any) -> Any:
+        return {large.number()}
+
+    assert run(LocalExecutor(), nano_files, process, shipping=Shipping(max_bytes=1)) == {4}
 
 
 def test_two_versions_at_a_time_are_an_error(
