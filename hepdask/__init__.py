@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hepdask.accumulator import add
     from hepdask.completeness import Completeness, DatasetCompleteness
+    from hepdask.doctor import Checkup
     from hepdask.errors import (
         AccountingError,
         AccumulatorError,
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
     from hepdask.recovery import RecoveryPolicy
     from hepdask.result import RunResult
     from hepdask.runner import Runner
+    from hepdask.shipping import Resource, Shipping, resource
     from hepdask.store import Store
 
 #: where each public name lives; imported when it is first asked for, so that ``import hepdask`` is fast
 _HOMES = {
     "AccountingError": "errors",
     "AccumulatorError": "errors",
+    "Checkup": "doctor",
     "Completeness": "completeness",
     "DamagedObjectError": "errors",
     "DaskExecutor": "executors.dask",
@@ -75,13 +78,16 @@ _HOMES = {
     "ProcessorError": "errors",
     "RangeTimeoutError": "errors",
     "RecoveryPolicy": "recovery",
+    "Resource": "shipping",
     "RunError": "errors",
     "RunResult": "result",
     "Runner": "runner",
+    "Shipping": "shipping",
     "Store": "store",
     "StoreError": "errors",
     "add": "accumulator",
     "load_fileset": "fileset",
+    "resource": "shipping",
 }
 
 __version__ = "0.1.0"
@@ -89,6 +95,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AccountingError",
     "AccumulatorError",
+    "Checkup",
     "Completeness",
     "DamagedObjectError",
     "DaskExecutor",
@@ -115,14 +122,17 @@ __all__ = [
     "ProcessorError",
     "RangeTimeoutError",
     "RecoveryPolicy",
+    "Resource",
     "RunError",
     "RunResult",
     "Runner",
+    "Shipping",
     "Store",
     "StoreError",
     "__version__",
     "add",
     "load_fileset",
+    "resource",
 ]
 
 

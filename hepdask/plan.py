@@ -240,6 +240,16 @@ class Planner:
         self.stops.extend({str(one) for one in results if isinstance(one, NotReached)})
         return results
 
+    def count_known(self, files: Sequence[InputFile]) -> int | None:
+        """Return the number of entries of files, from what is known without opening one; None if that isn't all."""
+        facts = self._look_up(list(files))
+        numbers = [
+            facts[_key(file)].num_entries if _key(file) in facts else file.num_entries
+            for file in files
+        ]
+        known = [one for one in numbers if one is not None]
+        return sum(known) if len(known) == len(numbers) else None
+
     def _inspect(
         self, files: list[InputFile]
     ) -> tuple[dict[tuple[str, str], FileMetadata], list[Failure], int]:

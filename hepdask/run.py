@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hepdask.plan import Plan, Planner
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
+    from hepdask.shipping import Cargo
     from hepdask.stopping import StopRules
     from hepdask.store import Section
 
@@ -79,6 +80,8 @@ class Run:
         Where the store keeps results of this work; None: there is no store.
     past : PastCosts or None
         Where what the run took is noted.
+    load_cargo : callable or None
+        Finds what the executor takes to the workers; a run that is resumed takes what has been edited since.
     """
 
     executor: Executor
@@ -90,6 +93,7 @@ class Run:
     cache: MetadataCache | None
     section: Section | None = None
     past: PastCosts | None = None
+    load_cargo: Callable[[], Cargo] | None = None
 
     def start(self, fileset: Any, treename: str | None) -> RunResult:
         """Run a fileset.
@@ -107,8 +111,9 @@ class Run:
         try:
             planner = self.make_planner(progress)
             started = time.perf_counter()
-            plan = planner.plan(planner.load(fileset, treename).files, self.work)
-            state = self._process(plan, progress, time.perf_counter() - started)
+            with self.executor.carrying(self.load_cargo):
+                plan = planner.plan(planner.load(fileset, treename).files, self.work)
+                state = self._process(plan, progress, time.perf_counter() - started)
         finally:
             progress.close()
         return self._conclude(state, planner.options)
@@ -121,10 +126,11 @@ class Run:
             started = time.perf_counter()
             # with a store, what was done is found there, each node in its own place of the tree
             missing = _uninspected_files(before) if self.section else _missing_files(before)
-            plan = planner.plan(missing, self.work)
-            if self.section is not None:
-                plan = _unite_plans(before.plan, plan)
-            state = self._process(plan, progress, time.perf_counter() - started)
+            with self.executor.carrying(self.load_cargo):
+                plan = planner.plan(missing, self.work)
+                if self.section is not None:
+                    plan = _unite_plans(before.plan, plan)
+                state = self._process(plan, progress, time.perf_counter() - started)
         finally:
             progress.close()
         if self.section is None:

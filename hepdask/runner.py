@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from hepdask.attempt import Work
 from hepdask.columns import CachedTraces
+from hepdask.doctor import Checkup, Expectations, judge
 from hepdask.errors import FileReadError, OptionError
-from hepdask.executors import Executor, NotReached, check_options, check_reached
+from hepdask.executors import (
+    Executor,
+    NotReached,
+    check_options,
+    check_reached,
+    estimate_seconds,
+)
 from hepdask.fingerprint import fingerprint
 from hepdask.metadata import MetadataCache
 from hepdask.opening import ReadOptions
@@ -25,12 +32,13 @@ from hepdask.ranges import SplitOptions
 from hepdask.readers import build_reader
 from hepdask.recovery import RecoveryPolicy
 from hepdask.run import Run
+from hepdask.shipping import Cargo, Resource, Shipping, declare, load_cargo, read_resources
 from hepdask.stopping import StopRules
 from hepdask.store import Store
 from hepdask.versions import library_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
 
     from hepdask.costs import Rates
@@ -90,6 +98,12 @@ class Runner:
         names. Loading one runs what is in it: give no place where others can write. None: nothing is kept.
     max_opens_per_endpoint : int or None
         Files that all workers together open at one server at a time. None: no limit.
+    resources : sequence of paths, mapping of str to path, or None
+        Data files that the processor opens by ``hepdask.resource(name)``, here and on every worker: by the last part of their path,
+        or by the names that are given.
+    shipping : Shipping, bool or None
+        What of the user's own code, environment and credentials is sent to workers. None or True: all modules that the processor
+        uses and that are not libraries, proxies, tokens. False: nothing, workers have it all.
     max_failed_fraction : float or None
         With `skipbadfiles`: a run in which more of the requested entries fail ends. None: no limit.
     max_same_failures : int
@@ -124,6 +138,8 @@ class Runner:
         max_opens_per_endpoint: int | None = None,
         max_failed_fraction: float | None = None,
         max_same_failures: int = 10,
+        resources: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]] | None = None,
+        shipping: Shipping | bool | None = None,
         progress: bool | str | Progress | None = None,
         **unknown: Any,
     ) -> None:
@@ -151,6 +167,8 @@ class Runner:
         self._max_opens = max_opens_per_endpoint
         self._rules = StopRules(max_failed_fraction, max_same_failures)
         self._store = store if store is None or isinstance(store, Store) else Store(store)
+        self._resources = read_resources(resources or ())
+        self._shipping = _choose_shipping(shipping)
         self._cache = _open_cache(metadata_cache)
         # a neighbour of the cache: where nothing may be kept of files, nothing is kept of runs
         self._past = (
@@ -269,16 +287,65 @@ class Runner:
                 self._recovery,
             )
         progress = self._choose_progress()
+        load = None if processor is None else self._loader(processor, options)
         try:
             section = None if processor is None else self._open_section(processor, options)
             cached = None if processor is None else self._open_traces(processor, options)
             rates = self._load_rates(processor)
             planner = self._planner(options, section, cached, rates, progress)
-            plan = planner.plan(planner.load(fileset, treename).files, work)
+            with self.executor.carrying(load):
+                plan = planner.plan(planner.load(fileset, treename).files, work)
             check_reached(map(NotReached, planner.stops))
             return plan
         finally:
             progress.close()
+
+    def check(
+        self,
+        fileset: Any,
+        processor: Any,
+        *,
+        treename: str | None = None,
+        run_seconds: float | None = None,
+    ) -> Any:
+        """Look whether a run will work: versions, processor, a file of each dataset, credentials, memory, scratch space.
+
+        Parameters
+        ----------
+        fileset : mapping, path or Fileset
+            In any dialect.
+        processor : object
+            As for `run`.
+        treename : str or None
+            For files that the fileset gives none.
+        run_seconds : float or None
+            How long the run will take, for what ends meanwhile. None: estimated, if the numbers of entries are known.
+
+        Returns
+        -------
+        Checkup
+            Shows itself as a table; an awaitable of it with an asynchronous client.
+        """
+        find_process(processor)
+        options = self._read_options(None)
+        load = cache(self._loader(processor, options))
+
+        def examine() -> Checkup:
+            planner = self._planner(options, None, None, {}, choose_progress(False))
+            files = planner.load(fileset, treename).files
+            firsts = {one.dataset: one for one in reversed(files)}.values()
+            with self.executor.carrying(load):
+                facts = self.executor.examine(list(firsts), options)
+            cargo = load()
+            num_threads = sum(one.num_threads for one in facts.workers)
+            expected = Expectations(
+                cargo.used,
+                run_seconds or estimate_seconds(planner.count_known(files), num_threads),
+                sum("://" in one.file_path for one in files),
+            )
+            return Checkup(tuple(judge(facts, expected)), facts, cargo.describe())
+
+        return self.executor.dispatch(examine)
 
     def _read_options(self, more: Mapping[str, Any] | None) -> ReadOptions:
         return ReadOptions(
@@ -330,7 +397,20 @@ class Runner:
             self._cache,
             section,
             self._past,
+            self._loader(processor, options),
         )
+
+    def _loader(self, processor: Any, options: ReadOptions) -> Callable[[], Cargo]:
+        """Return what finds, as it is then, all that the processor needs on workers."""
+        declare(self._resources)
+        used = (
+            processor,
+            self._schema,
+            self._skipped,
+            self._recovery,
+            dict(options.uproot_options),
+        )
+        return partial(load_cargo, used, self._shipping, self._resources)
 
     def _open_section(self, processor: Any, options: ReadOptions) -> Section | None:
         """Open what the store has of this processor, with this schema and these versions."""
@@ -352,7 +432,14 @@ class Runner:
 
     def _fingerprint(self, processor: Any, options: ReadOptions) -> str:
         # time limits change no result
-        what = (processor, self._schema, dict(options.uproot_options), library_versions())
+        what: tuple[Any, ...] = (
+            processor,
+            self._schema,
+            dict(options.uproot_options),
+            library_versions(),
+        )
+        if self._resources:
+            what += ({name: Resource(name, path) for name, path in self._resources.items()},)
         return fingerprint(what)
 
     def _choose_progress(self) -> Progress:
@@ -404,6 +491,14 @@ def _open_cache(chosen: Any) -> MetadataCache | None:
     if chosen is None or chosen is True:
         return MetadataCache()
     return chosen if isinstance(chosen, MetadataCache) else MetadataCache(chosen)
+
+
+def _choose_shipping(chosen: Any) -> Shipping | None:
+    if chosen is None or chosen is True:
+        return Shipping()
+    if chosen is False or isinstance(chosen, Shipping):
+        return chosen or None
+    raise OptionError(f"shipping is {chosen!r}: give Shipping(...), True or False")
 
 
 def _check_limit(name: str, value: Any) -> None:

@@ -29,6 +29,7 @@ from hepdask.partial import PartialResult, process_name, span_of
 from hepdask.readers.handles import drop_ahead, lease
 from hepdask.recovery import RecoveryPolicy
 from hepdask.rescue import Monitor, Rescue, Sizes
+from hepdask.shipping.arrival import generation
 from hepdask.tree import Node, arrange
 from hepdask.watch import TimeLimitReached, time_limit
 
@@ -349,7 +350,7 @@ def note_failed_replica(replica: str, kind: FailureKind) -> None:
         process_health().note_damage(replica)
 
 
-_works: OrderedDict[str, Work] = OrderedDict()
+_works: OrderedDict[tuple[str, int], Work] = OrderedDict()
 _works_lock = threading.Lock()
 
 
@@ -357,9 +358,11 @@ def load_work(packed: bytes) -> Work:
     """Unpickle a run's work, once in a process."""
     digest = hashlib.sha256(packed).hexdigest()
     with _works_lock:
-        if digest not in _works:
-            _works[digest] = cloudpickle.loads(packed)
-        _works.move_to_end(digest)
+        # what was unpickled before modules were replaced would go on with the old ones
+        work = _works.pop((digest, generation()), None)
+        if work is None:
+            work = cloudpickle.loads(packed)
+        _works[digest, generation()] = work
         while len(_works) > MAX_WORKS:
             _works.popitem(last=False)
-        return _works[digest]
+        return work

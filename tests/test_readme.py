@@ -71,6 +71,7 @@ def test_there_are_commands_to_check() -> None:
     assert {words[0] for words in hepdask_commands()} == {
         "sample",
         "run",
+        "doctor",
         "plan",
         "inspect",
         "store",

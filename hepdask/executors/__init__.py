@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hepdask.costs import weigh
+from hepdask.costs import Rates, weigh
 from hepdask.errors import ExecutorError, OptionError, suggest
 from hepdask.stopping import StopRules, StopTally
 
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
     from hepdask.attempt import Work
     from hepdask.checkpoints import StoredNodes
+    from hepdask.doctor import ClusterFacts
+    from hepdask.fileset import InputFile
+    from hepdask.opening import ReadOptions
     from hepdask.partial import PartialResult
     from hepdask.progress import Progress
     from hepdask.ranges import EntryRange
     from hepdask.recovery import RecoveryPolicy
+    from hepdask.shipping import Cargo
     from hepdask.tree import Node, ReductionTree
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "check_options",
     "check_reached",
     "cut_tree",
+    "estimate_seconds",
     "interruptible",
 ]
 
@@ -239,6 +244,29 @@ class Executor(ABC):
         """
         return function()
 
+    @contextmanager
+    def carrying(self, load: Callable[[], Cargo] | None) -> Iterator[None]:  # noqa: ARG002  # here, all is where it is needed
+        """See to it, as long as the context is open, that what runs finds the user's modules and data files.
+
+        Parameters
+        ----------
+        load : callable or None
+            Finds these; called when there is something to run elsewhere.
+        """
+        yield
+
+    @abstractmethod
+    def examine(self, files: Sequence[InputFile], options: ReadOptions) -> ClusterFacts:
+        """Find out what the workers are and can, within `carrying`.
+
+        Parameters
+        ----------
+        files : sequence of InputFile
+            To be opened on each machine.
+        options : ReadOptions
+            How.
+        """
+
     def close(self) -> None:  # noqa: B027  # most have nothing to close
         """Give back what this executor has opened by itself. Nothing that the user has opened is closed."""
 
@@ -247,6 +275,13 @@ class Executor(ABC):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def estimate_seconds(num_entries: int | None, num_threads: int) -> float | None:
+    """Estimate how long a run takes, to a factor of ten; None if nothing is known of it."""
+    if not num_entries or not num_threads:
+        return None
+    return Rates.default(None).seconds_per_entry * num_entries / num_threads
 
 
 def cut_tree(job: Job, max_ranges_per_task: int | None = None, num_threads: int = 0) -> list[Node]:

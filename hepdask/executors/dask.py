@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import distributed
 
-from hepdask.errors import OptionError
+from hepdask.doctor import Request
+from hepdask.errors import ExecutorError, OptionError
 from hepdask.executors import Executor, Job, Outcome, check_options, interruptible
 from hepdask.executors.dask_clients import is_asynchronous, open_client, shield_workers
-from hepdask.executors.dask_graph import TaskOptions
+from hepdask.executors.dask_examine import check_first, examine_cluster, list_packages
+from hepdask.executors.dask_graph import TaskOptions, pack
 from hepdask.executors.dask_map import DaskMap
 from hepdask.executors.dask_run import DaskRun
+from hepdask.executors.dask_shipping import delivering
 from hepdask.recovery import RecoveryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from hepdask.doctor import ClusterFacts
+    from hepdask.executors.dask_shipping import Delivery
+    from hepdask.fileset import InputFile
+    from hepdask.opening import ReadOptions
     from hepdask.progress import Progress
+    from hepdask.shipping import Cargo, Manifest
 
 __all__ = ["DaskExecutor"]
 
@@ -105,6 +116,8 @@ class DaskExecutor(Executor):
             retries, priority, dict(resources or {}), split_every, max_ranges_per_task
         )
         self._opened: Any = None
+        #: what the run of this thread takes along
+        self._own = threading.local()
 
     def __repr__(self) -> str:
         return f"DaskExecutor({self._opened or self._given!r})"
@@ -112,6 +125,37 @@ class DaskExecutor(Executor):
     def dispatch(self, function: Callable[[], R]) -> Any:
         """Call a function, in a thread if the client belongs to an event loop; see `Executor.dispatch`."""
         return asyncio.to_thread(function) if is_asynchronous(self._given) else function()
+
+    @contextmanager
+    def carrying(self, load: Callable[[], Cargo] | None) -> Iterator[None]:
+        """Ship a cargo once there is a task; see `Executor.carrying`."""
+        with delivering(load) as delivery:
+            self._own.delivery = delivery
+            try:
+                yield
+            finally:
+                self._own.delivery = None
+
+    def _deliver(self, client: Any) -> Manifest | None:
+        delivery: Delivery | None = getattr(self._own, "delivery", None)
+        if delivery is None:
+            return None
+        manifest, cargo = delivery.deliver(client), delivery.cargo
+        check_first(client, delivery.scheduler_id, lambda: pack(cargo.value, manifest), cargo.used)
+        return manifest
+
+    def examine(self, files: Sequence[InputFile], options: ReadOptions) -> ClusterFacts:
+        """Find out what the workers are and can; see `Executor.examine`."""
+        client, delivery = self._client(), self._own.delivery
+        problem = ""
+        try:
+            delivery.deliver(client)
+        except ExecutorError as error:
+            problem = str(error)
+        cargo = delivery.cargo
+        packed = pack(cargo.value, cargo.manifest)
+        request = Request(list_packages(cargo.used), packed, tuple(files), options)
+        return replace(examine_cluster(client, request), delivery_problem=problem)
 
     def close(self) -> None:
         """Close the client (and local cluster) that this executor has opened by itself."""
@@ -130,13 +174,14 @@ class DaskExecutor(Executor):
     ) -> list[R | BaseException]:
         """Apply a function to batches of items; see `Executor.map`."""
         policy = recovery if recovery is not None else RecoveryPolicy()
+        client = self._client()
         with interruptible() as interrupts:
             running: DaskMap[T, R] = DaskMap(
-                self._client(),
+                client,
                 function,
                 items,
                 name=name,
-                options=self._options,
+                options=replace(self._options, manifest=self._deliver(client)),
                 recovery=policy,
             )
             return running.wait(advance, interrupts)
@@ -145,7 +190,8 @@ class DaskExecutor(Executor):
         """Process a job on the cluster; see `Executor.reduce`."""
         client = self._client()
         shield_workers(client)
-        run = DaskRun(client, job, self._options)
+        options = replace(self._options, manifest=self._deliver(client))
+        run = DaskRun(client, job, options)
         with interruptible() as interrupts:
             run.submit()
             return run.wait(progress, interrupts)

@@ -21,11 +21,13 @@ from dask.delayed import delayed
 
 from hepdask.errors import OptionError
 from hepdask.executors.dask_tasks import RunInfo, merge_task, pack_ranges, process_task
+from hepdask.shipping import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from hepdask.executors import Job
+    from hepdask.shipping import Manifest
     from hepdask.tree import Merge, Node
 
 __all__ = ["Graph", "TaskOptions", "pack"]
@@ -42,10 +44,11 @@ class TaskOptions:
     resources: dict[str, float]
     split_every: int
     max_ranges_per_task: int | None
+    manifest: Manifest | None = None
 
 
-def pack(value: Any) -> bytes:
-    """Pickle what workers shall have, the user's processor in it.
+def pack(value: Any, manifest: Manifest | None = None) -> bytes:
+    """Pickle what workers shall have, the user's processor in it, and what of the user's modules it needs there.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def pack(value: Any) -> bytes:
         If that can't be pickled.
     """
     try:
-        return bytes(cloudpickle.dumps(value))
+        return seal(manifest, bytes(cloudpickle.dumps(value)))
     except Exception as error:
         raise OptionError(
             f"the processor can't be pickled, so it can't be sent to workers: {type(error).__name__}: {error}; "
@@ -111,7 +114,7 @@ class Graph:
 
     def submit(self, cut: list[Node]) -> None:
         """Pack everything, and persist the tasks of a cut."""
-        packed_work = pack(self._job.work)
+        packed_work = pack(self._job.work, self._options.manifest)
         packed = {node: self._pack(node) for node in cut}
         # the same job has the same keys in the same place of a session; two runs at a time never share a task, as
         # either may be stopped

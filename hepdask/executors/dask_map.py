@@ -73,7 +73,11 @@ class DaskMap(Generic[T, R]):
         size = max(1, len(items) // MAX_BATCHES)
         self._batches = [items[start : start + size] for start in range(0, len(items), size)]
         tasks = [
-            self._task(f"{name}-{self._token}-{number:05d}", pack((function, batch)), recovery)
+            self._task(
+                f"{name}-{self._token}-{number:05d}",
+                pack((function, batch), options.manifest),
+                recovery,
+            )
             for number, batch in enumerate(self._batches)
         ]
         self._futures = client.compute(

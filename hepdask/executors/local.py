@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hepdask.doctor import ClusterFacts, Request, collect_facts
+from hepdask.doctor.findings import PACKAGES
 from hepdask.executors import (
     INTERRUPTED,
     Executor,
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hepdask.failures import Failure
+    from hepdask.fileset import InputFile
+    from hepdask.opening import ReadOptions
     from hepdask.progress import Progress
     from hepdask.recovery import RecoveryPolicy
     from hepdask.stopping import StopTally
@@ -81,6 +86,12 @@ class LocalExecutor(Executor):
                 advance(batch)
                 results.extend(batch)
         return results + [NotReached(INTERRUPTED)] * (len(items) - len(results))
+
+    def examine(self, files: Sequence[InputFile], options: ReadOptions) -> ClusterFacts:
+        """Find out what this process is and can; see `Executor.examine`."""
+        request = Request((*PACKAGES,), files=tuple(files), options=options)
+        here = collect_facts(request, "this process", scratch=tempfile.gettempdir())
+        return ClusterFacts(here, None, (here,))
 
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process a job here; see `Executor.reduce`."""

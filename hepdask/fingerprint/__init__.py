@@ -32,17 +32,30 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hepdask.errors import OptionError
 from hepdask.fingerprint.graph import digest_graph
+from hepdask.fingerprint.modules import is_edited
+from hepdask.fingerprint.origins import Origin, Origins
 from hepdask.fingerprint.values import Root, expand
 from hepdask.fingerprint.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Sources", "describe_sources", "fingerprint"]
+__all__ = [
+    "Origin",
+    "Origins",
+    "Sources",
+    "UserCode",
+    "describe_sources",
+    "find_user_code",
+    "fingerprint",
+    "is_edited",
+]
 
 #: Part of each fingerprint; a change of the rules is a new one.
 _RULES = 1
@@ -56,6 +69,18 @@ class Sources:
     """The user's modules with their absolute files, by name."""
     distributions: Mapping[str, str]
     """Libraries with their versions, by the name of the distribution; those that the user's code names itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserCode:
+    """What of the user's a value needs where it runs."""
+
+    origins: Mapping[str, Origin]
+    """The user's modules, by name; packages without an ``__init__``, too."""
+    instances: tuple[Any, ...]
+    """Objects of the wanted type that the value refers to."""
+    distributions: Mapping[str, str]
+    """Libraries with their versions."""
 
 
 def fingerprint(value: Any, *, name: str = "processor") -> str:
@@ -102,6 +127,23 @@ def describe_sources(value: Any, *, name: str = "processor") -> Sources:
     """
     walk = _walk(value, name)
     return Sources(dict(sorted(walk.modules.items())), dict(sorted(walk.distributions.items())))
+
+
+def find_user_code(value: Any, kind: type | tuple[type, ...] = ()) -> UserCode:
+    """Find the user's modules that a value uses, in turn with all that they import.
+
+    Parameters
+    ----------
+    value : object
+        As for `fingerprint`, but what can't be taken apart is passed over.
+    kind : type or tuple of types
+        Of the objects to be found on the way.
+    """
+    walk = Walk(expand)
+    with suppress(OptionError):  # it has too many parts: what was found until then is what there is
+        walk.run(Root(value), "processor", is_strict=False)
+    instances = tuple(one for one in walk.values if isinstance(one, kind))
+    return UserCode(dict(sorted(walk.user_origins.items())), instances, walk.distributions)
 
 
 def _walk(value: Any, name: str) -> Walk:

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 
-__all__ = ["FileState", "digest_file", "find_file", "state_of"]
+__all__ = ["MAX_READ_BYTES", "FileState", "digest_file", "find_file", "state_of"]
 
 #: Larger files count by size and time of modification: reading them takes longer than a notebook's user waits.
 MAX_READ_BYTES = 256 * 1024**2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ __all__ = [
     "expand_attributes",
     "expand_module",
     "expand_source",
+    "is_edited",
 ]
 
 
@@ -121,6 +123,20 @@ def _append_loaded(
         loaded = encode_atom(namespace.get(name))
         if loaded != encoded:
             walk.mark(index, f"loaded {name}", b"another object" if loaded is None else loaded)
+
+
+def is_edited(origin: Origin) -> bool:
+    """Return whether a loaded module has functions that its file doesn't have: one of them was changed since the import."""
+    module = sys.modules.get(origin.name)
+    if not isinstance(module, ModuleType) or origin.file is None:
+        return False
+    if type(vars(module).get("__loader__")) is not SourceFileLoader:
+        return False  # pytest's, say, changes what it loads
+    facts = _read(origin)
+    # a compiled module, or one that is half edited, can't be compared
+    return bool(facts.codes) and not facts.codes.issuperset(
+        _list_codes(vars(module), vars(module), set())
+    )
 
 
 def _list_codes(

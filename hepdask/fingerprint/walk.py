@@ -18,7 +18,7 @@ from hepdask.fingerprint.graph import Node
 from hepdask.fingerprint.origins import Origin, Origins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
 __all__ = ["MAX_OBJECTS", "Walk", "encode_file"]
 
@@ -69,6 +69,8 @@ class Walk:
         The user's modules that were met, with their files.
     distributions : dict of str to str
         The libraries that were met, with their versions.
+    user_origins : dict of str to Origin
+        Where the user's modules lie that were met, packages without a file among them.
     """
 
     def __init__(self, expand: Callable[[Walk, int, Any], None]) -> None:
@@ -76,13 +78,19 @@ class Walk:
         self.origins = Origins()
         self.modules: dict[str, str] = {}
         self.distributions: dict[str, str] = {}
+        self.user_origins: dict[str, Origin] = {}
         self._expand = expand
         self._visits: list[_Visit] = []
         self._known: dict[Hashable, int] = {}
         self._waiting: deque[int] = deque()
         self._waiting_weak: deque[int] = deque()
 
-    def run(self, value: Any, name: str) -> None:
+    @property
+    def values(self) -> Iterator[Any]:
+        """All objects that were met."""
+        return (visit.value for visit in self._visits)
+
+    def run(self, value: Any, name: str, *, is_strict: bool = True) -> None:
         """Walk a value and all that it refers to.
 
         Parameters
@@ -91,13 +99,15 @@ class Walk:
             The root.
         name : str
             What error texts call it.
+        is_strict : bool
+            False: what can't be taken apart is passed over, in the value itself, too.
 
         Raises
         ------
         OptionError
             If a part of it can't be taken apart.
         """
-        self._visit(id(value), value, (0, ("{}", name)), is_weak=False)
+        self._visit(id(value), value, (0, ("{}", name)), is_weak=not is_strict)
         while self._waiting:
             index = self._waiting.popleft()
             visit = self._visits[index]
@@ -170,6 +180,8 @@ class Walk:
     def note(self, origin: Origin) -> bytes:
         """Remember a module or a library for the record, and return what stands for its version."""
         self.distributions.update(origin.versions)
+        if origin.kind == "user":
+            self.user_origins[origin.name] = origin
         if origin.kind == "user" and origin.file is not None:
             self.modules[origin.name] = origin.file
         return repr(origin.versions).encode()

@@ -25,6 +25,7 @@ from tests.benchmarks import (
     random_kills,
     reduction,
     resume,
+    shipping,
     store_cost,
 )
 from tests.benchmarks.cases import CASES
@@ -323,6 +324,14 @@ def test_random_kills() -> None:
     assert outcome.num_kills >= 1
     assert outcome.is_complete
     assert outcome.has_same_bits
+
+
+def test_shipping(nano_files: NanoFiles) -> None:
+    figures = shipping.measure(5, 300_000, nano_files.fileset)
+    # one upload, and not one for each worker; nothing when it is there
+    assert 300_000 < figures.num_sent_bytes < 600_000
+    assert figures.num_sent_again_bytes < 10_000
+    assert "the client sends 0." in str(figures)
 
 
 def test_plan_scale() -> None:
