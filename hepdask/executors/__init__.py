@@ -48,6 +48,8 @@ SECONDS_PER_ENTRY = 1e-5
 SECONDS_PER_LOAD = 10e-3
 #: Dask needs about 1.7 ms for a task and as much for its merge: a task of a quarter second wastes one percent.
 MIN_TASK_SECONDS = 0.25
+#: A library whose import makes Ctrl-C end the process at once.
+_EXITS_AT_ONCE = "dask_jobqueue.runner"
 #: So many Ctrl-C end a run even while it brings home what is done.
 PATIENT_INTERRUPTS = 4
 #: More tasks than this keep a scheduler busy for longer than they help to balance: four for each of 1,000 workers.
@@ -308,12 +310,14 @@ def interruptible() -> Iterator[Interrupts]:
     """Count Ctrl-C instead of raising, as long as the context is open; outside the main thread nothing changes."""
     interrupts = Interrupts()
     in_main = threading.current_thread() is threading.main_thread()
-    # a handler of the user's own (a debugger, a notebook's) stays
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    # a handler of the user's own (a debugger, a notebook's) stays; that which `import dask_jobqueue` sets is nobody's wish
+    is_default = before is signal.default_int_handler
+    if not in_main or not (is_default or getattr(before, "__module__", "") == _EXITS_AT_ONCE):
         yield interrupts
         return
     signal.signal(signal.SIGINT, interrupts)
     try:
         yield interrupts
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)

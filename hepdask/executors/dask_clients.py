@@ -6,21 +6,34 @@ import asyncio
 import signal
 import threading
 import weakref
-from typing import Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 import dask
 import distributed
 from distributed.client import ClosedClientError
 
-from hepdask.errors import ExecutorError
+from hepdask.clusters import (
+    WORDS,
+    Choice,
+    Endpoint,
+    choose_cluster,
+    configured_word,
+    open_local_cluster,
+)
+from hepdask.errors import ExecutorError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "LOST_ERRORS",
     "ask",
+    "choose_given",
     "is_asynchronous",
     "open_client",
-    "open_local_cluster",
     "shield_workers",
+    "split_cluster_options",
 ]
 
 #: What a client raises whose scheduler or workers are gone, or that was closed.
@@ -34,9 +47,6 @@ LOST_ERRORS = (
 )
 #: How long an answer of the scheduler may take. Without a limit, a client that is closed by somebody else waits for ever.
 ASK_SECONDS = 20.0
-
-#: A terminal sends Ctrl-C to the worker processes, too: these shall finish what they have begun.
-_IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
 def ask(client: Any, question: str, **options: Any) -> Any:
@@ -62,27 +72,11 @@ def ask(client: Any, question: str, **options: Any) -> Any:
     return client.sync(getattr(scheduler, question), callback_timeout=ASK_SECONDS, **options)
 
 
-def open_local_cluster(n_workers: int | None = None, **options: Any) -> distributed.LocalCluster:
-    """Start worker processes with one thread each on this machine.
-
-    Parameters
-    ----------
-    n_workers : int or None
-        How many; None: one for each CPU.
-    **options
-        Passed to `distributed.LocalCluster`.
-    """
-    defaults = {"threads_per_worker": 1, "processes": True, "preload": [_IGNORE_INTERRUPTS]}
-    return distributed.LocalCluster(
-        n_workers=n_workers or dask.system.CPU_COUNT, **{**defaults, **options}
-    )
-
-
 class _ClientOfCluster(distributed.Client):  # type: ignore[misc]  # dask has no types
     """A client that closes its cluster, as ``Client()`` does with the one it makes."""
 
-    def __init__(self, cluster: distributed.LocalCluster) -> None:
-        super().__init__(cluster)
+    def __init__(self, cluster: Any, **options: Any) -> None:
+        super().__init__(cluster, **options)
         self._owned_cluster = cluster
 
     def close(self, *arguments: Any, **options: Any) -> Any:
@@ -122,31 +116,85 @@ def is_asynchronous(given: Any) -> bool:
     return bool(getattr(given, "asynchronous", False))
 
 
+def split_cluster_options(
+    given: Any, options: Mapping[str, Any], known: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split keyword arguments into those that describe a cluster and all others.
+
+    Parameters
+    ----------
+    given : object
+        What was given as client.
+    options : mapping
+        The arguments that are left over.
+    known : sequence of str
+        The arguments that an executor has: with a word, what is near none of these is an option of the cluster, right or wrong.
+    """
+    cluster = {
+        name: value
+        for name, value in options.items()
+        if name in WORDS or (isinstance(given, str) and not get_close_matches(name, known))
+    }
+    return cluster, {name: value for name, value in options.items() if name not in cluster}
+
+
+def choose_given(given: Any, options: Mapping[str, Any]) -> Any:
+    """Find the cluster that a word and options describe; what is no word stays as it is.
+
+    Raises
+    ------
+    OptionError
+        If the word or an option is wrong, or options describe a cluster that is there already.
+    """
+    if isinstance(given, str):
+        return choose_cluster(given, options)
+    if options and given is None:
+        return choose_cluster(configured_word() or "local", options)
+    if options:
+        raise OptionError(
+            f"{next(iter(options))} describes a cluster that is to be made, and client is one that is there: "
+            f"DaskExecutor('slurm', {next(iter(options))}=...)"
+        )
+    return given
+
+
 def open_client(given: Any) -> Any:
     """Open a client; None if this session has one already."""
     if given is None:
         try:
             distributed.default_client()
         except ValueError:
+            word = configured_word()
+            if word is not None:
+                return _open_choice(choose_cluster(word))
             if dask.config.get("scheduler-address", None):
                 return distributed.Client()
             return _ClientOfCluster(open_local_cluster())
         return None
+    if isinstance(given, Choice):
+        return _open_choice(given)
     if callable(given):
         return _ClientOfCluster(given())
+    if isinstance(given, distributed.Client):
+        # an asynchronous client is driven by the user's event loop, this one by a thread of its own
+        return _connect(given.scheduler.address, given.security)
+    if is_asynchronous(given):
+        return _connect(given.scheduler_address, given.security)
+    return _connect(given, None)
+
+
+def _open_choice(choice: Choice) -> Any:
+    made = choice.open()
+    if isinstance(made, Endpoint):
+        return _connect(made.address, made.security)
+    return _ClientOfCluster(made, set_as_default=False)
+
+
+def _connect(address: Any, security: Any) -> Any:
     try:
-        if isinstance(given, distributed.Client):
-            # an asynchronous client is driven by the user's event loop, this one by a thread of its own
-            return distributed.Client(
-                given.scheduler.address, security=given.security, set_as_default=False
-            )
-        if is_asynchronous(given):
-            return distributed.Client(
-                given.scheduler_address, security=given.security, set_as_default=False
-            )
-        return distributed.Client(given, set_as_default=False)
+        return distributed.Client(address, security=security, set_as_default=False)
     except OSError as error:
         raise ExecutorError(
-            f"no Dask scheduler answers at {given!r} ({error}): is it running, and does the address start with tls:// "
+            f"no Dask scheduler answers at {address!r} ({error}): is it running, and does the address start with tls:// "
             "where it uses certificates?"
         ) from error

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hepdask.clusters.systems import require
+from hepdask.errors import MissingDependencyError
+
+from tests.clusters.batch_servers import SlurmServer, require_commands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+with suppress(MissingDependencyError):
+    # not with importorskip alone, which would leave this process another handler of Ctrl-C
+    require("dask_jobqueue", "jobqueue")
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmServer]:
+    """Run SLURM with two nodes; the environment of this process knows it."""
+    require_commands(
+        ("munged", "slurmctld", "slurmd", "sbatch"), "munge slurmctld slurmd slurm-client"
+    )
+    with SlurmServer(tmp_path_factory.mktemp("slurm")) as server:
+        yield server
