@@ -112,6 +112,9 @@ ORDER_WITHIN = {
         "own_class",
         "presets",
         "choice",
+        "queues",
+        "waiting",
+        "leaving",
     ),
     "executors": (
         "local",

@@ -7,16 +7,21 @@ dask-cloudprovider, dask-yarn): here the same words are translated for each.
 from __future__ import annotations
 
 from hepdask.clusters.choice import Choice, choose_cluster, configured_word, list_systems
+from hepdask.clusters.leaving import HandOver, WaitForHandOver
 from hepdask.clusters.local import open_local_cluster
 from hepdask.clusters.presets import Facility, list_facilities
 from hepdask.clusters.systems import Endpoint
 from hepdask.clusters.vocabulary import WORDS
+from hepdask.clusters.waiting import announced_waiting
 
 __all__ = [
     "WORDS",
     "Choice",
     "Endpoint",
     "Facility",
+    "HandOver",
+    "WaitForHandOver",
+    "announced_waiting",
     "choose_cluster",
     "configured_word",
     "list_facilities",

@@ -27,16 +27,17 @@ class GatewaySystem(System):
 
     def open(self, options: Mapping[str, Any]) -> Any:
         """Ask the service for a cluster, and for workers; see `System.open`."""
-        gateway = require("dask_gateway", "gateway").Gateway(**_connection(options))
-        allowed = gateway.cluster_options()
+        gateway_class = require("dask_gateway", "gateway").Gateway
         wanted = _settings(options)
-        for name in wanted:
-            if name not in allowed:
-                names = ", ".join(sorted(allowed)) or "none"
-                raise OptionError(
-                    f"the gateway at {gateway.address} has no option {name!r}; its options are: {names}"
-                )
-        cluster = gateway.new_cluster(**wanted)
+        with gateway_class(**_connection(options)) as gateway:
+            allowed = gateway.cluster_options()
+            for name in wanted:
+                if name not in allowed:
+                    names = ", ".join(sorted(allowed)) or "none"
+                    raise OptionError(
+                        f"the gateway at {gateway.address} has no option {name!r}; its options are: {names}"
+                    )
+            cluster = gateway.new_cluster(**wanted)
         _scale(cluster, options)
         return cluster
 

@@ -15,8 +15,9 @@ from hepdask.executors.dask_clients import (
     choose_given,
     is_asynchronous,
     open_client,
-    shield_workers,
+    prepare_workers,
     split_cluster_options,
+    waiting_for_workers,
 )
 from hepdask.executors.dask_graph import TaskOptions, pack
 from hepdask.executors.dask_run import DaskRun
@@ -166,7 +167,8 @@ class DaskExecutor(Executor):
         done: dict[str, list[R] | BaseException] = {}
         again = futures
         for _ in range(MAX_MAP_LAUNCHES):
-            self._collect(client, again, done, advance)
+            with waiting_for_workers(client):
+                self._collect(client, again, done, advance)
             # a batch whose workers were killed by others is tried again; one that kills them ends here
             again = [one for one in futures if isinstance(done[one.key], distributed.KilledWorker)]
             if not again:
@@ -201,9 +203,9 @@ class DaskExecutor(Executor):
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process a job on the cluster; see `Executor.reduce`."""
         client = self._client()
-        shield_workers(client)
+        prepare_workers(client)
         run = DaskRun(client, job, self._options)
-        with interruptible() as interrupts:
+        with interruptible() as interrupts, waiting_for_workers(client):
             run.submit()
             return run.wait(progress, interrupts)
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 import weakref
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ from hepdask.clusters import (
     WORDS,
     Choice,
     Endpoint,
+    HandOver,
+    WaitForHandOver,
+    announced_waiting,
     choose_cluster,
     configured_word,
     open_local_cluster,
@@ -25,6 +29,7 @@ from hepdask.errors import ExecutorError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 __all__ = [
     "LOST_ERRORS",
@@ -32,8 +37,9 @@ __all__ = [
     "choose_given",
     "is_asynchronous",
     "open_client",
-    "shield_workers",
+    "prepare_workers",
     "split_cluster_options",
+    "waiting_for_workers",
 ]
 
 #: What a client raises whose scheduler or workers are gone, or that was closed.
@@ -97,18 +103,34 @@ class _IgnoreInterrupts(distributed.WorkerPlugin):  # type: ignore[misc]  # dask
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-_shielded: weakref.WeakSet[Any] = weakref.WeakSet()
+_prepared: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def shield_workers(client: Any) -> None:
-    """Keep Ctrl-C from the workers of a cluster that the user has started on this machine.
+def prepare_workers(client: Any) -> None:
+    """Let the workers of a cluster be told to stop without a loss, those that come later, too.
 
-    A terminal, or the stop button of a notebook, interrupts these processes, too, and dask then ends them, with the results that
-    they hold.
+    On this machine a terminal, or the stop button of a notebook, interrupts the worker processes, too, and dask then ends them,
+    with the results that they hold. Elsewhere a batch system tells them to leave.
     """
-    if isinstance(client.cluster, distributed.LocalCluster) and client not in _shielded:
-        _shielded.add(client)
+    if client in _prepared:
+        return
+    _prepared.add(client)
+    if isinstance(client.cluster, distributed.LocalCluster):
         client.register_plugin(_IgnoreInterrupts())
+    else:
+        client.register_plugin(HandOver())
+        client.register_plugin(WaitForHandOver())
+
+
+def waiting_for_workers(client: Any) -> AbstractContextManager[None]:
+    """Let the user know, in a ``with`` block, that a client's cluster has no workers yet, and what its batch system says."""
+
+    def count() -> int:
+        with suppress(*LOST_ERRORS):
+            return len(ask(client, "identity", n_workers=1)["workers"])
+        return 1  # a lost scheduler is somebody else's business
+
+    return announced_waiting(client.cluster, count)
 
 
 def is_asynchronous(given: Any) -> bool:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -19,9 +21,8 @@ from tests.servers import free_port, stop_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-__all__ = ["SlurmServer", "require_commands", "wait_until"]
+__all__ = ["GridEngineServer", "SlurmServer", "require_commands", "say", "wait_until"]
 
 START_SECONDS = 30.0
 
@@ -184,3 +185,163 @@ class SlurmServer:
                 stderr=log,
             )
         self._stack.callback(stop_process, process)
+
+
+SGE_ROOT, SGE_CELL = "/var/lib/gridengine", "default"
+_SGE_RUN = Path("/var/run/gridengine")
+_SGE_HOST = """\
+hostname {host}
+load_scaling NONE
+complex_values NONE
+user_lists NONE
+xuser_lists NONE
+projects NONE
+xprojects NONE
+usage_scaling NONE
+report_variables NONE
+"""
+_SGE_QUEUE = {
+    "qname": "all.q",
+    "hostlist": "{host}",
+    "slots": "4",
+    "load_thresholds": "NONE",
+    "shell": "/bin/bash",
+    "shell_start_mode": "unix_behavior",
+    "pe_list": "NONE",
+}
+_SGE_GLOBAL = {"min_uid": "0", "min_gid": "0", "load_report_time": "00:00:02"}
+_SGE_SCHEDULING = {
+    "schedule_interval": "0:0:1",
+    "flush_submit_sec": "1",
+    "flush_finish_sec": "1",
+    "schedd_job_info": "true",
+}
+
+
+class GridEngineServer:
+    """Grid Engine with one host of four slots, this machine; its queue is ``all.q``.
+
+    Debian's packages compile in where it keeps its state, so there is one on a machine.
+
+    Parameters
+    ----------
+    directory : Path
+        An empty directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._host = socket.gethostname().partition(".")[0]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            environment = pytest.MonkeyPatch()
+            environment.setenv("SGE_ROOT", SGE_ROOT)
+            environment.setenv("SGE_CELL", SGE_CELL)
+            self._stack.callback(environment.undo)
+            self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._stack, suppress(RuntimeError):
+            if jobs := self.jobs():
+                say("qdel", "-f", *jobs)
+                wait_until(lambda: not self.jobs(), "jobs end")
+
+    def jobs(self) -> list[str]:
+        """List the ids of jobs that have not ended."""
+        return [line.split()[0] for line in say("qstat").splitlines()[2:]]
+
+    def disable_queue(self) -> None:
+        """Let no job start."""
+        say("qmod", "-d", "all.q")
+
+    def enable_queue(self) -> None:
+        """Let jobs start again."""
+        say("qmod", "-e", "all.q")
+
+    def _start(self) -> None:
+        common = Path(SGE_ROOT, SGE_CELL, "common")
+        (common / "act_qmaster").write_text(f"{self._host}\n")
+        # the name of 127.0.0.1 is localhost: without this line the daemons refuse each other
+        (common / "host_aliases").write_text(f"{self._host} localhost\n")
+        _SGE_RUN.mkdir(exist_ok=True)
+        shutil.chown(_SGE_RUN, "sgeadmin")
+        self._start_daemon("sge_qmaster", Path("/var/spool/gridengine/qmaster/qmaster.pid"))
+        wait_until(lambda: _succeeds("qconf", "-sh"), "sge_qmaster answers")
+        self._configure()
+        os.environ["SGE_EXECD_PIDFILE"] = str(_SGE_RUN / "execd.pid")
+        self._start_daemon("sge_execd", _SGE_RUN / "execd.pid")
+        wait_until(lambda: "-NA-" not in say("qstat", "-f"), "the host reports its load")
+
+    def _configure(self) -> None:
+        # the first manager, who makes root another one
+        _succeeds(
+            *("runuser", "-u", "sgeadmin", "--", "env"), *self._variables(), "qconf", "-am", "root"
+        )
+        _succeeds("qconf", "-ah", self._host)
+        _succeeds("qconf", "-as", self._host)
+        if self._host not in _output("qconf", "-sel"):
+            say("qconf", "-Ae", self._write("host", _SGE_HOST.format(host=self._host)))
+        if "all.q" not in _output("qconf", "-sql").split():
+            fields = {name: value.format(host=self._host) for name, value in _SGE_QUEUE.items()}
+            say("qconf", "-Aq", self._write("queue", _replace(say("qconf", "-sq"), fields)))
+        say("qconf", "-Mconf", self._write("global", _replace(say("qconf", "-sconf"), _SGE_GLOBAL)))
+        say(
+            "qconf",
+            "-Msconf",
+            self._write("sched", _replace(say("qconf", "-ssconf"), _SGE_SCHEDULING)),
+        )
+
+    def _variables(self) -> list[str]:
+        return [f"SGE_ROOT={SGE_ROOT}", f"SGE_CELL={SGE_CELL}"]
+
+    def _write(self, name: str, text: str) -> str:
+        path = self.directory / name
+        path.write_text(text)
+        return str(path)
+
+    def _start_daemon(self, program: str, pid_path: Path) -> None:
+        pid_path.unlink(missing_ok=True)
+        say(program)
+        wait_until(pid_path.exists, f"{program} runs")
+        self._stack.callback(_stop_daemon, pid_path)
+
+
+def _output(*command: str) -> str:
+    """Run a command that may have nothing to say, and then fails."""
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run.stdout
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def _replace(text: str, fields: dict[str, str]) -> str:
+    """Put other values into what ``qconf -s...`` has printed."""
+    joined = text.replace("\\\n", " ")
+    lines = [line for line in joined.splitlines() if line and not line.startswith("#")]
+    names = [line.split()[0] for line in lines]
+    changed = [
+        f"{name} {fields[name]}" if name in fields else line
+        for name, line in zip(names, lines, strict=True)
+    ]
+    return "\n".join(changed) + "\n"
+
+
+def _stop_daemon(pid_path: Path) -> None:
+    """End a process that is no child of this one."""
+    pid = int(pid_path.read_text())
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    status = Path(f"/proc/{pid}/status")
+
+    def is_gone() -> bool:
+        # one that nobody reaps stays a zombie
+        return not status.exists() or "\nState:\tZ" in status.read_text()
+
+    wait_until(is_gone, f"process {pid} ends")
+    pid_path.unlink(missing_ok=True)

@@ -7,8 +7,7 @@ import pytest
 
 from hepdask.clusters.systems import require
 from hepdask.errors import MissingDependencyError
-
-from tests.clusters.batch_servers import SlurmServer, require_commands
+from tests.clusters.batch_servers import GridEngineServer, SlurmServer, require_commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,4 +25,15 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmServer]:
         ("munged", "slurmctld", "slurmd", "sbatch"), "munge slurmctld slurmd slurm-client"
     )
     with SlurmServer(tmp_path_factory.mktemp("slurm")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def grid_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GridEngineServer]:
+    """Run Grid Engine; the environment of this process knows it."""
+    require_commands(
+        ("sge_qmaster", "sge_execd", "qsub", "qconf"),
+        "gridengine-master gridengine-exec gridengine-client",
+    )
+    with GridEngineServer(tmp_path_factory.mktemp("sge")) as server:
         yield server

@@ -10,6 +10,7 @@ import dask
 import pytest
 
 from hepdask import DaskExecutor, LocalExecutor, Runner
+from tests.clusters.gateway_server import run_gateway
 from tests.example_processors import Weighted
 from tests.servers import REPOSITORY, run_tls_cluster
 
@@ -50,6 +51,11 @@ def prepare(word: str, request: pytest.FixtureRequest, site: dict[str, Any], pat
         pytest.importorskip("dask_jobqueue", reason="pip install 'hepdask[jobqueue]'")
         request.getfixturevalue("slurm")
         return word, {**batch, "queue": "short"}
+    if word == "sge":
+        request.getfixturevalue("grid_engine")
+        return word, {**batch, "queue": "all.q", "resource_spec": "h_rss=4G"}
+    if word == "gateway":
+        return word, {**site, **stack.enter_context(run_gateway(path))}
     running = stack.enter_context(run_tls_cluster(path))
     files = {name: str(path / f"{name}.pem") for name in ("ca", "cert", "key")}
     return running.address, {"security": files}
@@ -61,7 +67,7 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
-@pytest.mark.parametrize("system", ["local", "slurm", "tls"])
+@pytest.mark.parametrize("system", ["local", "slurm", "sge", "gateway", "tls"])
 def test_the_bits_are_the_same(
     system: str,
     request: pytest.FixtureRequest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 from hepdask import DaskExecutor, LocalExecutor, Runner
 from tests import example_processors as examples
 from tests.clusters.batch_servers import say, wait_until
+from tests.clusters.processors import CountsCalls
 from tests.servers import REPOSITORY
 
 if TYPE_CHECKING:
@@ -102,6 +104,24 @@ def test_a_job_that_is_preempted_is_replaced(
         wait_until(
             lambda: len(set(slurm.jobs("R")) - {preempted}) == 2, "another job was asked for"
         )
+
+
+def test_a_job_that_is_told_to_leave_hands_over_what_is_done(
+    slurm: SlurmServer, nano_files: NanoFiles, reference: bytes, tmp_path: Path
+) -> None:
+    with on_slurm(tmp_path, workers=2) as executor, ThreadPoolExecutor(1) as pool:
+        executor._client().wait_for_workers(2, timeout=60)
+        running = pool.submit(run, executor, nano_files, CountsCalls(tmp_path, 200))
+        # both are in the middle of a range, and hold the results of others
+        wait_until(lambda: len(list(tmp_path.glob("waits-*"))) == 2, "two tasks wait")
+        scancelled = slurm.jobs("R")[0]
+        say("scancel", scancelled)
+        wait_until(lambda: scancelled in slurm.jobs("CG"), "it was told")
+        (tmp_path / "go").touch()
+        assert bits(running.result(timeout=120)) == reference
+    calls = Counter(path.name.partition(".")[0] for path in tmp_path.glob("call-*"))
+    assert len(calls) == 29
+    assert set(calls.values()) == {1}, "a range was processed twice"
 
 
 def test_a_node_that_goes_down(
