@@ -131,6 +131,10 @@ class Run:
         else:
             job = self._build_job(plan)
             outcome = _find_finished(job) or self.executor.reduce(job, progress)
+            while outcome.was_lost and self.executor.reconnect():
+                # with a store, what was done is found there; else the scheduler has forgotten it
+                job = self._build_job(plan)
+                outcome = _find_finished(job) or self.executor.reduce(job, progress)
         return _State(plan, outcome.root, outcome, inspect_seconds)
 
     def _build_job(self, plan: Plan) -> Job:

@@ -111,6 +111,8 @@ class Outcome:
         Tasks that processed ranges, and tasks that merged.
     run_seconds, queue_seconds, transfer_seconds : float
         As in `RunMetrics`.
+    was_lost : bool
+        True if it ended early because the connection to the cluster was lost.
     """
 
     root: PartialResult
@@ -120,6 +122,7 @@ class Outcome:
     run_seconds: float = 0.0
     queue_seconds: float = 0.0
     transfer_seconds: float = 0.0
+    was_lost: bool = False
 
 
 class Executor(ABC):
@@ -183,6 +186,16 @@ class Executor(ABC):
             What `function` returns, or an awaitable of it.
         """
         return function()
+
+    def reconnect(self) -> bool:
+        """Come back to a cluster whose connection was lost, if there is one and it answers.
+
+        Returns
+        -------
+        bool
+            True if the job can be run again.
+        """
+        return False
 
     def close(self) -> None:  # noqa: B027  # most have nothing to close
         """Give back what this executor has opened by itself. Nothing that the user has opened is closed."""

@@ -16,6 +16,7 @@ from hepdask.executors.dask_clients import (
     is_asynchronous,
     open_client,
     prepare_workers,
+    reconnect,
     split_cluster_options,
     waiting_for_workers,
 )
@@ -132,6 +133,10 @@ class DaskExecutor(Executor):
     def dispatch(self, function: Callable[[], R]) -> Any:
         """Call a function, in a thread if the client belongs to an event loop; see `Executor.dispatch`."""
         return asyncio.to_thread(function) if is_asynchronous(self._given) else function()
+
+    def reconnect(self) -> bool:
+        """Come back to a scheduler that runs elsewhere; see `Executor.reconnect`."""
+        return reconnect(self._given, self._opened)
 
     def close(self) -> None:
         """Close the client (and local cluster) that this executor has opened by itself."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
+import time
 import weakref
 from contextlib import suppress
 from difflib import get_close_matches
@@ -38,6 +40,7 @@ __all__ = [
     "is_asynchronous",
     "open_client",
     "prepare_workers",
+    "reconnect",
     "split_cluster_options",
     "waiting_for_workers",
 ]
@@ -53,6 +56,10 @@ LOST_ERRORS = (
 )
 #: How long an answer of the scheduler may take. Without a limit, a client that is closed by somebody else waits for ever.
 ASK_SECONDS = 20.0
+#: How long a scheduler elsewhere may be away in the middle of a run, and how often it is looked for.
+RECONNECT_SECONDS, RECONNECT_POLL_SECONDS = 300.0, 0.2
+
+logger = logging.getLogger(__name__)
 
 
 def ask(client: Any, question: str, **options: Any) -> Any:
@@ -205,10 +212,47 @@ def open_client(given: Any) -> Any:
     return _connect(given, None)
 
 
+def reconnect(given: Any, client: Any) -> bool:
+    """Wait for a client to have its scheduler again: after a tunnel that broke, or a night in which this machine slept.
+
+    Parameters
+    ----------
+    given : object
+        What the user gave: only a word for a scheduler elsewhere can be gone back to. Where a cluster was made here, its scheduler
+        has died with it.
+    client : distributed.Client
+        Opened here. dask itself tries to connect again, for as long as `RECONNECT_SECONDS` here.
+
+    Returns
+    -------
+    bool
+        True if it has.
+    """
+    if not isinstance(given, Choice) or client is None or client.cluster is not None:
+        return False
+    began = time.monotonic()
+    pause = threading.Event()
+    while client.status != "closed" and time.monotonic() - began < RECONNECT_SECONDS:
+        if client.status == "running":
+            with suppress(*LOST_ERRORS):
+                ask(client, "identity", n_workers=0)
+                logger.warning(
+                    "the connection to %s was lost, and is there again after %.0f s: the run goes on",
+                    given.word,
+                    time.monotonic() - began,
+                )
+                return True
+        pause.wait(RECONNECT_POLL_SECONDS)
+    return False
+
+
 def _open_choice(choice: Choice) -> Any:
     made = choice.open()
     if isinstance(made, Endpoint):
-        return _connect(made.address, made.security)
+        client = _connect(made.address, made.security)
+        # not only for as long as the first connection may take
+        client._timeout = RECONNECT_SECONDS
+        return client
     return _ClientOfCluster(made, set_as_default=False)
 
 
