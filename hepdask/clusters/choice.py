@@ -9,11 +9,14 @@ import dask
 
 from hepdask.clusters.addresses import AddressSystem
 from hepdask.clusters.batch import BATCH_SYSTEMS
+from hepdask.clusters.ecs import EcsSystem
 from hepdask.clusters.gateway import GatewaySystem
+from hepdask.clusters.kubernetes import KubernetesSystem
 from hepdask.clusters.local import LocalSystem
 from hepdask.clusters.own_class import ClassSystem
 from hepdask.clusters.presets import list_facilities
 from hepdask.clusters.vocabulary import WORDS, check_words
+from hepdask.clusters.yarn import YarnSystem
 from hepdask.errors import OptionError, suggest
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ __all__ = ["Choice", "choose_cluster", "configured_word", "list_systems"]
 _SYSTEMS: tuple[System, ...] = (
     LocalSystem(),
     *BATCH_SYSTEMS,
+    KubernetesSystem(),
+    EcsSystem(),
+    YarnSystem(),
     GatewaySystem(),
     ClassSystem(),
 )

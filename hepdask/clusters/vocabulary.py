@@ -166,6 +166,10 @@ WORDS: dict[str, Word] = {
     "address": Word("where the service, or the scheduler, is", _text),
     "proxy_address": Word("where Dask Gateway takes connections to schedulers", _text),
     "auth": Word("how to log in at Dask Gateway", _anything),
+    "namespace": Word("namespace of Kubernetes", _text),
+    "region": Word("region of the cloud", _text),
+    "subnets": Word("subnets of the cloud", _lines),
+    "security_groups": Word("security groups of the cloud", _lines),
     "cluster_class": Word("class of the cluster, MODULE:CLASS", _class_path),
     "settings": Word("more options of the service, in its own words", _mapping),
 }  # fmt: skip
