@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.benchmarks import (
+    first_range,
     many_ranges,
     plan_scale,
     poison,
@@ -14,8 +15,11 @@ from tests.benchmarks import (
     resume,
     store_cost,
 )
+from tests.clusters.batch_servers import SlurmServer, require_slurm
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from distributed import Client
 
 
@@ -78,3 +82,11 @@ def test_append(client: Client) -> None:
     appended = resume.measure_append(client, 12, 1, num_runs=1)
     assert 1 <= appended.num_ranges[0] < 13
     assert "appended to 12" in str(appended)
+
+
+def test_first_range(tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue", reason="pip install 'hepdask[jobqueue]'")
+    require_slurm()
+    (tmp_path / "slurm").mkdir()
+    with SlurmServer(tmp_path / "slurm"):
+        assert "dask-jobqueue by hand" in str(first_range.compare(tmp_path, num_runs=1))

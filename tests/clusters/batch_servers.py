@@ -22,7 +22,14 @@ from tests.servers import free_port, stop_process
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["GridEngineServer", "SlurmServer", "require_commands", "say", "wait_until"]
+__all__ = [
+    "GridEngineServer",
+    "SlurmServer",
+    "require_commands",
+    "require_slurm",
+    "say",
+    "wait_until",
+]
 
 START_SECONDS = 30.0
 
@@ -80,6 +87,13 @@ def require_commands(commands: tuple[str, ...], packages: str) -> None:
     if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
         pytest.fail(text)
     pytest.skip(text)
+
+
+def require_slurm() -> None:
+    """Skip the test if there is no SLURM; see `require_commands`."""
+    require_commands(
+        ("munged", "slurmctld", "slurmd", "sbatch"), "munge slurmctld slurmd slurm-client"
+    )
 
 
 def wait_until(is_true: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:

@@ -7,7 +7,12 @@ import pytest
 
 from hepdask.clusters.systems import require
 from hepdask.errors import MissingDependencyError
-from tests.clusters.batch_servers import GridEngineServer, SlurmServer, require_commands
+from tests.clusters.batch_servers import (
+    GridEngineServer,
+    SlurmServer,
+    require_commands,
+    require_slurm,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +26,7 @@ with suppress(MissingDependencyError):
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmServer]:
     """Run SLURM with two nodes; the environment of this process knows it."""
-    require_commands(
-        ("munged", "slurmctld", "slurmd", "sbatch"), "munge slurmctld slurmd slurm-client"
-    )
+    require_slurm()
     with SlurmServer(tmp_path_factory.mktemp("slurm")) as server:
         yield server
 
