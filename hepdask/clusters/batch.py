@@ -59,6 +59,17 @@ _SAME = {
 }
 
 
+class _ClosesFiles:
+    """Lets a cluster of dask-jobqueue remove the temporary certificates that it wrote for its workers, when it is closed."""
+
+    async def _close(self) -> None:
+        await super()._close()  # type: ignore[misc]
+        for name in [one for one in vars(self) if one.startswith("_job_")]:
+            written = getattr(self, name)
+            if hasattr(written, "close"):
+                written.close()
+
+
 @dataclass(frozen=True)
 class BatchSystem(System):
     """One batch system.
@@ -91,7 +102,9 @@ class BatchSystem(System):
         security = build_security(options.get("security"))
         arguments = self._job_arguments(options)
         warn_of_threads(arguments["cores"] // arguments["processes"])
-        cluster = self._class()(
+        cluster_class = self._class()
+        tidy: Any = type(cluster_class.__name__, (_ClosesFiles, cluster_class), {})
+        cluster = tidy(
             security=security,
             shared_temp_directory=_shared_directory(options) if security is not None else None,
             scheduler_options=self._scheduler_options(options),

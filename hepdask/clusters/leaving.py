@@ -43,8 +43,8 @@ class HandOver(distributed.WorkerPlugin):  # type: ignore[misc]  # dask has no t
             self._tasks: set[Any] = set()
             if worker.lifetime:
                 # a little before dask's own time, which would not wait for what runs
-                early = max(0.0, worker.lifetime - GRACE_SECONDS)
-                worker.io_loop.call_later(early, self._leave, worker)
+                lead = min(GRACE_SECONDS, worker.lifetime / 4)
+                worker.io_loop.call_later(worker.lifetime - lead, self._leave, worker)
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002
         """Give SIGTERM back."""

@@ -11,6 +11,7 @@ import dask
 import pytest
 
 from hepdask import DaskExecutor, LocalExecutor, Runner
+from hepdask.clusters.queues import explain
 from tests import example_processors as examples
 from tests.clusters.batch_servers import say, wait_until
 from tests.clusters.processors import CountsCalls
@@ -70,6 +71,7 @@ def test_workers_that_come_late(
         running = pool.submit(run, executor, nano_files, examples.Weighted())
         try:
             wait_until(lambda: slurm.jobs("PD"), "a job is pending")
+            wait_until(lambda: "pending (" in explain(executor._client().cluster), "SLURM says why")
             assert not running.done()
         finally:
             for node in ("n1", "n2"):
@@ -80,9 +82,14 @@ def test_workers_that_come_late(
 def test_as_many_as_there_is_work_for(
     slurm: SlurmServer, nano_files: NanoFiles, reference: bytes, tmp_path: Path
 ) -> None:
-    with on_slurm(tmp_path, minimum=0, maximum=2, cores=2) as executor:
+    certificates = {"security": "temporary", "shared_directory": str(tmp_path / "certificates")}
+    with on_slurm(tmp_path, minimum=0, maximum=2, cores=2, **certificates) as executor:
         assert bits(run(executor, nano_files, examples.Weighted())) == reference
-        assert len(workers_of(executor)) == 2  # of one job
+        wait_until(lambda: len(workers_of(executor)) == 2, "both workers of one job")
+        assert all(one.startswith("tls://") for one in workers_of(executor))
+        files = list((tmp_path / "certificates").iterdir())
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert not list((tmp_path / "certificates").iterdir())
 
 
 def test_a_job_that_is_preempted_is_replaced(
