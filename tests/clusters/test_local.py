@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 
+import dask
 import pytest
 from distributed import Client
 
@@ -50,3 +51,13 @@ def test_the_executor_closes_what_it_has_opened() -> None:
     executor.close()
     assert client.status == "closed"
     assert cluster.status.name == "closed"
+
+
+def test_the_word_of_the_configuration_is_what_no_word_stands_for() -> None:
+    configuration = {"hepdask.cluster": "local", "hepdask.clusters": {"local": {"workers": 1}}}
+    with dask.config.set(configuration), DaskExecutor() as executor:
+        client = executor._client()
+        client.wait_for_workers(1, timeout=60)
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
+        # its scheduler lives in this process: there is nothing to go back to
+        assert not executor.reconnect()
