@@ -11,7 +11,7 @@ from typing import Any
 
 from hepdask.errors import MissingDependencyError, OptionError, suggest
 
-__all__ = ["build_security", "configured_security", "warn_of_plain_text"]
+__all__ = ["build_security", "configured_security", "describe_plain_text", "warn_of_plain_text"]
 
 _FILES = ("ca", "cert", "key")
 
@@ -92,14 +92,19 @@ def configured_security() -> Any:
 
 def warn_of_plain_text(address: str) -> None:
     """Warn where a scheduler without certificates can be reached from other machines: whoever reaches it runs code as its user."""
+    text = describe_plain_text(address)
+    if text:
+        warnings.warn(text, UserWarning, stacklevel=2)
+
+
+def describe_plain_text(address: str) -> str:
+    """Say what is wrong with a scheduler without certificates; empty if nothing is."""
     scheme, _, rest = address.partition("://")
     if scheme != "tcp" or _is_here_alone(rest):
-        return
-    warnings.warn(
+        return ""
+    return (
         f"the scheduler at {address} uses no encryption and knows no users: whoever can reach it runs code as you. "
-        "Say security='temporary' (or give certificates), or interface='lo' where all workers are on this machine",
-        UserWarning,
-        stacklevel=2,
+        "Say security='temporary' (or give certificates), or interface='lo' where all workers are on this machine"
     )
 
 

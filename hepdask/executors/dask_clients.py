@@ -25,7 +25,9 @@ from hepdask.clusters import (
     announced_waiting,
     choose_cluster,
     configured_word,
+    describe_plain_text,
     open_local_cluster,
+    warn_of_threads,
 )
 from hepdask.errors import ExecutorError, OptionError
 
@@ -111,6 +113,8 @@ class _IgnoreInterrupts(distributed.WorkerPlugin):  # type: ignore[misc]  # dask
 
 
 _prepared: weakref.WeakSet[Any] = weakref.WeakSet()
+#: Clients of clusters that a word stands for.
+_chosen: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def prepare_workers(client: Any) -> None:
@@ -122,11 +126,25 @@ def prepare_workers(client: Any) -> None:
     if client in _prepared:
         return
     _prepared.add(client)
-    if isinstance(client.cluster, distributed.LocalCluster):
-        client.register_plugin(_IgnoreInterrupts())
-    else:
-        client.register_plugin(HandOver())
-        client.register_plugin(WaitForHandOver())
+    _warn_of_what_was_given(client)
+    is_local = isinstance(client.cluster, distributed.LocalCluster)
+    for plugin in [_IgnoreInterrupts()] if is_local else [HandOver(), WaitForHandOver()]:
+        # the scheduler has it for those that come; one that leaves just now needs none
+        with suppress(*LOST_ERRORS):
+            client.register_plugin(plugin)
+
+
+def _warn_of_what_was_given(client: Any) -> None:
+    """Say what is better not so in a cluster that the user has made: in others it has been said when they were opened."""
+    if client in _chosen:
+        return
+    with suppress(*LOST_ERRORS):
+        workers = ask(client, "identity", n_workers=10)["workers"].values()
+        warn_of_threads(max((int(one["nthreads"]) for one in workers), default=1))
+    # it is there already: no warning for which a program may have decided to end
+    risk = describe_plain_text(str(client.scheduler.address))
+    if risk:
+        logger.warning("%s", risk)
 
 
 def waiting_for_workers(client: Any) -> AbstractContextManager[None]:
@@ -252,8 +270,10 @@ def _open_choice(choice: Choice) -> Any:
         client = _connect(made.address, made.security)
         # not only for as long as the first connection may take
         client._timeout = RECONNECT_SECONDS
-        return client
-    return _ClientOfCluster(made, set_as_default=False)
+    else:
+        client = _ClientOfCluster(made, set_as_default=False)
+    _chosen.add(client)
+    return client
 
 
 def _connect(address: Any, security: Any) -> Any:
