@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.cli.calling import assert_one_line_error, call
 
 
@@ -16,6 +18,7 @@ def test_systems_and_facilities_are_listed() -> None:
 
 
 def test_what_would_be_submitted_is_printed() -> None:
+    pytest.importorskip("dask_jobqueue", reason="pip install 'hepdask[jobqueue]'")
     result = call("cluster", "show", "slurm", "-c", "queue=short", "-c", "walltime=8:00:00")
     assert result.exit_code == 0, result.output
     assert "#SBATCH -p short" in result.stdout
