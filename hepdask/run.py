@@ -145,6 +145,10 @@ class Run:
         else:
             job = self._build_job(plan)
             outcome = _find_finished(job) or self.executor.reduce(job, progress)
+            while outcome.was_lost and self.executor.reconnect():
+                # with a store, what was done is found there; else the scheduler has forgotten it
+                job = self._build_job(plan)
+                outcome = _find_finished(job) or self.executor.reduce(job, progress)
             if self.past is not None:
                 sums = _sum_layouts(plan, outcome.root.metrics.files)
                 self.past.note(name_processor(self.processor), sums)

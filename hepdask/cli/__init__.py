@@ -1,4 +1,4 @@
-"""The command ``hepdask``: run a processor, see whether a cluster fits, replay a failure, plan a run, look into files and stores, make a sample.
+"""The command ``hepdask``: run a processor, see whether a cluster fits, replay a failure, plan a run, look into files, stores and clusters, make a sample.
 
 Exit codes: 0 all is done; 1 something failed (what was done is written all the same); 2 a mistake in the command, the
 fileset or an option; 3 done, but something was skipped; 130 interrupted. Tables go to the standard output, progress, notes and
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from hepdask import __version__
-from hepdask.cli import doctor, inspect, plan, replay, run, sample, store
+from hepdask.cli import cluster, doctor, inspect, plan, replay, run, sample, store
 from hepdask.cli.text import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail, one_line_notes
 from hepdask.errors import FilesetError, HepdaskError, MissingDependencyError, OptionError
 
@@ -51,5 +51,5 @@ def main() -> None:
     """Run columnar analyses over ROOT files, on this machine or on a Dask cluster."""
 
 
-for _room in (run, doctor, replay, plan, inspect, store, sample):
+for _room in (run, doctor, replay, plan, inspect, cluster, store, sample):
     main.add_command(_room.command)

@@ -55,7 +55,7 @@ MAX_ROWS = 500
     help="List the branches of one file, largest first.",
 )
 @FILE_OPTIONS
-@executor_options("local")
+@executor_options("iterative")
 @PROGRESS_OPTION
 @JSON_OPTION
 def command(fileset: tuple[str, ...], pattern: str | None, **options: Any) -> int:
@@ -141,7 +141,7 @@ def _inspect_files(
 
     function = functools.partial(inspect_files, options=ReadOptions(options["xrootdtimeout"]))
     with (
-        open_executor(choose_executor(options, "local"), options["workers"]) as executor,
+        open_executor(choose_executor(options, "iterative"), options) as executor,
         contextlib.closing(choose_progress(options["progress"])) as progress,
     ):
         progress.start("inspecting", len(files), "files")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hepdask.errors import OptionError, suggest
+from hepdask.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARGUMENT_OPTION",
+    "CLUSTER_OPTION",
     "FILE_OPTIONS",
     "JSON_OPTION",
     "PROGRESS_OPTION",
@@ -68,6 +67,15 @@ ARGUMENT_OPTION = click.option(
     metavar="NAME=VALUE",
     callback=_parse_arguments,
     help="Argument of the processor's class; VALUE is YAML.",
+)
+CLUSTER_OPTION = click.option(
+    "--cluster-option",
+    "-c",
+    "cluster_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_parse_arguments,
+    help="Option of the cluster, queue=short; VALUE is YAML. Repeatable.",
 )
 FILE_OPTIONS = _options(
     click.option("--treename", "-t", metavar="NAME", help="Tree of the files that name none."),
@@ -133,55 +141,63 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def executor_options(default: str) -> Callable[[Command], Command]:
-    """Make ``--executor`` and ``--workers``; their help says what the default is."""
+    """Make ``--executor``, ``--workers`` and ``--cluster-option``; their help says what the default is."""
     return _options(
         click.option(
             "--executor",
             "-e",
-            metavar="local|dask|ADDRESS",
-            help="In this process, on the cluster of dask's configuration, or on that of a scheduler "
-            f"(tcp://..., tls://...).  [default: {default}]",
+            metavar="WORD",
+            help="iterative (in this process), dask (what dask's configuration says, else local), local, slurm, htcondor, ..., the "
+            f"name of a facility, or tcp://..., tls://...: see hepdask cluster ls.  [default: {default}]",
         ),
         click.option(
             "--workers",
             "-w",
             type=click.IntRange(1),
             metavar="N",
-            help="Start a local Dask cluster of N processes.",
+            help="Workers to have; those of a local cluster are processes.",
         ),
+        CLUSTER_OPTION,
     )
 
 
 def choose_executor(options: Mapping[str, Any], default: str) -> str:
-    """Return what ``--executor`` says, where it says nothing what ``--workers`` implies, or else the default."""
+    """Return what ``--executor`` says, where it says nothing what the other options imply, or else the default."""
     chosen: str | None = options["executor"]
-    return chosen or ("cluster" if options["workers"] else default)
+    has_cluster = options["workers"] or options["cluster_options"]
+    return chosen or ("dask" if has_cluster else default)
 
 
 @contextmanager
-def open_executor(chosen: str, workers: int | None) -> Iterator[Executor]:
-    """Open what ``--executor`` and ``--workers`` say; close what was opened."""
-    if workers is not None and chosen != "cluster":
-        raise OptionError(f"--workers starts a cluster, so it does not go with --executor {chosen}")
-    if chosen == "local":
+def open_executor(chosen: str, options: Mapping[str, Any]) -> Iterator[Executor]:
+    """Open what ``--executor`` and the options of clusters say; close what was opened."""
+    given = dict(options["cluster_options"])
+    if options["workers"] is not None:
+        given["workers"] = options["workers"]
+    if chosen == "iterative":
+        if given:
+            flag = "workers" if options["workers"] is not None else "cluster-option"
+            raise OptionError(f"--{flag} is for a cluster: it does not go with --executor {chosen}")
         from hepdask.executors.local import LocalExecutor
 
         yield LocalExecutor()
         return
     from hepdask.executors.dask import DaskExecutor
-    from hepdask.executors.dask_clients import open_local_cluster
 
-    if chosen == "cluster":
-        # no port that somebody may have, and no log of workers between the lines of progress
-        quietly = {"dashboard_address": ":0", "silence_logs": logging.ERROR}
-        with DaskExecutor(partial(open_local_cluster, workers, **quietly)) as executor:
-            yield executor
-        return
-    if chosen != "dask" and "://" not in chosen:
-        names = ["local", "dask", "tcp://HOST:PORT", "tls://HOST:PORT"]
-        raise OptionError(f"--executor is {chosen!r}{suggest(chosen, names)}")
-    with DaskExecutor(None if chosen == "dask" else chosen) as executor:
+    with DaskExecutor(_find_word(chosen), **given) as executor:
         yield executor
+
+
+def _find_word(chosen: str) -> str | None:
+    """Return the word for a cluster; None: what dask's configuration says."""
+    import dask
+
+    if chosen != "dask":
+        return chosen
+    has_cluster = any(
+        dask.config.get(name, None) for name in ("hepdask.cluster", "scheduler-address")
+    )
+    return None if has_cluster else "local"
 
 
 def build_runner(executor: Executor, options: Mapping[str, Any]) -> Runner:

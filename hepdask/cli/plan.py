@@ -45,7 +45,7 @@ __all__ = ["command"]
 @ARGUMENT_OPTION
 @FILE_OPTIONS
 @SPLIT_OPTIONS
-@executor_options("local")
+@executor_options("iterative")
 @PROGRESS_OPTION
 @JSON_OPTION
 def command(fileset: str, processor: str | None, arguments: dict[str, Any], **options: Any) -> int:
@@ -55,7 +55,7 @@ def command(fileset: str, processor: str | None, arguments: dict[str, Any], **op
     """
     loaded = load_processor(processor, arguments).instance if processor else None
     files = load_sources([fileset], options["treename"])
-    with open_executor(choose_executor(options, "local"), options["workers"]) as executor:
+    with open_executor(choose_executor(options, "iterative"), options) as executor:
         made = build_runner(executor, options).plan(files, loaded)
     num_tasks = _count_tasks(made)
     if options["as_json"]:

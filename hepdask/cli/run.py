@@ -52,7 +52,7 @@ _JSON_SUFFIXES = (".json", ".json.gz")
 @FILE_OPTIONS
 @SPLIT_OPTIONS
 @RECOVERY_OPTIONS
-@executor_options("a local Dask cluster, a worker for each core")
+@executor_options("dask; without configuration, a local cluster with a worker for each core")
 @click.option("--test", is_flag=True, help="One file, one range per dataset, in this process.")
 @click.option(
     "--output",
@@ -80,7 +80,7 @@ def command(
     chosen = _choose_executor(options)
     loaded = load_processor(processor, arguments)
     files = load_sources(fileset, options["treename"])
-    with open_executor(chosen, options["workers"]) as executor:
+    with open_executor(chosen, options) as executor:
         runner = build_runner(executor, options)
         try:
             result, error = runner.run(files, processor_instance=loaded.instance), None
@@ -118,10 +118,11 @@ def _check_paths(options: Mapping[str, Any]) -> None:
 
 def _choose_executor(options: Mapping[str, Any]) -> str:
     if not options["test"]:
-        return choose_executor(options, "cluster")
-    if options["executor"] not in (None, "local") or options["workers"] is not None:
+        return choose_executor(options, "dask")
+    given = (options["workers"], *options["cluster_options"])
+    if options["executor"] not in (None, "iterative") or any(given):
         raise OptionError("--test runs in this process: leave out --executor and --workers")
-    return "local"
+    return "iterative"
 
 
 def _list_writers(

@@ -40,7 +40,7 @@ _WORDS = {
     "give treename=": "give --treename",
     f", tree {NO_TREE!r}": "",
     "; skipbadfiles=True leaves out, and lists, files that can't be read": "",
-    "LocalExecutor() runs it in this process": "--executor local runs it in this process",
+    "LocalExecutor() runs it in this process": "--executor iterative runs it in this process",
 }
 
 

@@ -65,6 +65,8 @@ TASKS_PER_THREAD = 4
 TAPER = 4
 #: Threads that a cluster is expected to get which has none yet.
 EXPECTED_THREADS = 64
+#: A library whose import makes Ctrl-C end the process at once.
+_EXITS_AT_ONCE = "dask_jobqueue.runner"
 #: So many Ctrl-C end a run even while it brings home what is done.
 PATIENT_INTERRUPTS = 4
 #: More tasks than this keep a scheduler busy for longer than they help to balance: four for each of 1,000 workers.
@@ -146,6 +148,8 @@ class Outcome:
         Tasks that processed ranges, and tasks that merged.
     run_seconds, queue_seconds, transfer_seconds : float
         As in `RunMetrics`.
+    was_lost : bool
+        True if it ended early because the connection to the cluster was lost.
     """
 
     root: PartialResult
@@ -155,6 +159,7 @@ class Outcome:
     run_seconds: float = 0.0
     queue_seconds: float = 0.0
     transfer_seconds: float = 0.0
+    was_lost: bool = False
 
 
 class NotReached(ExecutorError):
@@ -266,6 +271,16 @@ class Executor(ABC):
         options : ReadOptions
             How.
         """
+
+    def reconnect(self) -> bool:
+        """Come back to a cluster whose connection was lost, if there is one and it answers.
+
+        Returns
+        -------
+        bool
+            True if the job can be run again.
+        """
+        return False
 
     def close(self) -> None:  # noqa: B027  # most have nothing to close
         """Give back what this executor has opened by itself. Nothing that the user has opened is closed."""
@@ -410,12 +425,14 @@ def interruptible() -> Iterator[Interrupts]:
     """Count Ctrl-C instead of raising, as long as the context is open; outside the main thread nothing changes."""
     interrupts = Interrupts()
     in_main = threading.current_thread() is threading.main_thread()
-    # a handler of the user's own (a debugger, a notebook's) stays
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    # a handler of the user's own (a debugger, a notebook's) stays; that which `import dask_jobqueue` sets is nobody's wish
+    is_default = before is signal.default_int_handler
+    if not in_main or not (is_default or getattr(before, "__module__", "") == _EXITS_AT_ONCE):
         yield interrupts
         return
     signal.signal(signal.SIGINT, interrupts)
     try:
         yield interrupts
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)

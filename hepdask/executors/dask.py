@@ -13,7 +13,15 @@ import distributed
 from hepdask.doctor import Request
 from hepdask.errors import ExecutorError, OptionError
 from hepdask.executors import Executor, Job, Outcome, check_options, interruptible
-from hepdask.executors.dask_clients import is_asynchronous, open_client, shield_workers
+from hepdask.executors.dask_clients import (
+    choose_given,
+    is_asynchronous,
+    open_client,
+    prepare_workers,
+    reconnect,
+    split_cluster_options,
+    waiting_for_workers,
+)
 from hepdask.executors.dask_examine import check_first, examine_cluster, list_packages
 from hepdask.executors.dask_graph import TaskOptions, pack
 from hepdask.executors.dask_map import DaskMap
@@ -57,10 +65,12 @@ class DaskExecutor(Executor):
     Parameters
     ----------
     client : distributed.Client, cluster, str, callable, or None
-        A client (also an asynchronous one: then calling the `Runner` gives an awaitable), a cluster object, the
-        address of a scheduler, or a function that makes a cluster, which is called when there is a task. None: what dask users expect of ``Client()``: the client of this session, else the address in dask's
-        configuration, else a local cluster with one thread a worker. What is opened here is kept for the next run, and closed
-        by `close`; what was given is never closed.
+        A word: a system ("local", "slurm", "htcondor", ...), the name of a facility, or the address of a scheduler
+        ("tls://host:8786"); ``hepdask cluster ls`` lists them. Or a client (also an asynchronous one: then calling the `Runner`
+        gives an awaitable), a cluster object, or a function that makes a cluster, which is called when there is a task. None: what
+        dask users expect of ``Client()``: the client of this session, else the word or address in dask's configuration
+        (``hepdask.cluster``, ``scheduler-address``), else a local cluster with one thread a worker. What is opened here is kept
+        for the next run, and closed by `close`; what was given is never closed.
     retries : int
         How often dask tries a task again that could not be run: exceptions in the processor are not among these.
     priority : int
@@ -73,6 +83,9 @@ class DaskExecutor(Executor):
         Ranges in a task, at most; None lets hepdask choose. The output is the same to the last bit.
     status : bool
         False: no progress display, whatever the `Runner` says (coffea's word).
+    **unknown
+        Of the cluster that a word stands for: ``workers``, ``cores``, ``memory``, ``queue``, ``walltime``, ...; each system has those
+        that `hepdask.clusters.WORDS` lists and that it can do.
 
     Raises
     ------
@@ -101,6 +114,8 @@ class DaskExecutor(Executor):
             "max_ranges_per_task",
             "status",
         ]
+        names = [*known, *_IGNORED, *_REFUSED]
+        cluster_options, unknown = split_cluster_options(client, unknown, names)
         check_options("DaskExecutor", unknown, known, ignored=_IGNORED, refused=_REFUSED)
         if retries < 0:
             raise OptionError(f"retries is {retries}: give 0 or more")
@@ -111,7 +126,7 @@ class DaskExecutor(Executor):
                 f"max_ranges_per_task is {max_ranges_per_task}: give 1 or more, or None"
             )
         self.shows_progress = status
-        self._given = client
+        self._given = choose_given(client, cluster_options)
         self._options = TaskOptions(
             retries, priority, dict(resources or {}), split_every, max_ranges_per_task
         )
@@ -157,6 +172,10 @@ class DaskExecutor(Executor):
         request = Request(list_packages(cargo.used), packed, tuple(files), options)
         return replace(examine_cluster(client, request), delivery_problem=problem)
 
+    def reconnect(self) -> bool:
+        """Come back to a scheduler that runs elsewhere; see `Executor.reconnect`."""
+        return reconnect(self._given, self._opened)
+
     def close(self) -> None:
         """Close the client (and local cluster) that this executor has opened by itself."""
         opened, self._opened = self._opened, None
@@ -184,15 +203,16 @@ class DaskExecutor(Executor):
                 options=replace(self._options, manifest=self._deliver(client)),
                 recovery=policy,
             )
-            return running.wait(advance, interrupts)
+            with waiting_for_workers(client):
+                return running.wait(advance, interrupts)
 
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process a job on the cluster; see `Executor.reduce`."""
         client = self._client()
-        shield_workers(client)
+        prepare_workers(client)
         options = replace(self._options, manifest=self._deliver(client))
         run = DaskRun(client, job, options)
-        with interruptible() as interrupts:
+        with interruptible() as interrupts, waiting_for_workers(client):
             run.submit()
             return run.wait(progress, interrupts)
 

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
+import time
 import weakref
-from typing import Any
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 import dask
 import distributed
 from distributed.client import ClosedClientError
 
-from hepdask.errors import ExecutorError
+from hepdask.clusters import (
+    WORDS,
+    Choice,
+    Endpoint,
+    HandOver,
+    WaitForHandOver,
+    announced_waiting,
+    choose_cluster,
+    configured_word,
+    describe_plain_text,
+    open_local_cluster,
+    warn_of_threads,
+)
+from hepdask.errors import ExecutorError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 __all__ = [
     "LOST_ERRORS",
     "ask",
+    "choose_given",
     "is_asynchronous",
     "open_client",
-    "open_local_cluster",
-    "shield_workers",
+    "prepare_workers",
+    "reconnect",
+    "split_cluster_options",
+    "waiting_for_workers",
 ]
 
 #: What a client raises whose scheduler or workers are gone, or that was closed.
@@ -34,9 +58,10 @@ LOST_ERRORS = (
 )
 #: How long an answer of the scheduler may take. Without a limit, a client that is closed by somebody else waits for ever.
 ASK_SECONDS = 20.0
+#: How long a scheduler elsewhere may be away in the middle of a run, and how often it is looked for.
+RECONNECT_SECONDS, RECONNECT_POLL_SECONDS = 300.0, 0.2
 
-#: A terminal sends Ctrl-C to the worker processes, too: these shall finish what they have begun.
-_IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+logger = logging.getLogger(__name__)
 
 
 def ask(client: Any, question: str, **options: Any) -> Any:
@@ -62,27 +87,11 @@ def ask(client: Any, question: str, **options: Any) -> Any:
     return client.sync(getattr(scheduler, question), callback_timeout=ASK_SECONDS, **options)
 
 
-def open_local_cluster(n_workers: int | None = None, **options: Any) -> distributed.LocalCluster:
-    """Start worker processes with one thread each on this machine.
-
-    Parameters
-    ----------
-    n_workers : int or None
-        How many; None: one for each CPU.
-    **options
-        Passed to `distributed.LocalCluster`.
-    """
-    defaults = {"threads_per_worker": 1, "processes": True, "preload": [_IGNORE_INTERRUPTS]}
-    return distributed.LocalCluster(
-        n_workers=n_workers or dask.system.CPU_COUNT, **{**defaults, **options}
-    )
-
-
 class _ClientOfCluster(distributed.Client):  # type: ignore[misc]  # dask has no types
     """A client that closes its cluster, as ``Client()`` does with the one it makes."""
 
-    def __init__(self, cluster: distributed.LocalCluster) -> None:
-        super().__init__(cluster)
+    def __init__(self, cluster: Any, **options: Any) -> None:
+        super().__init__(cluster, **options)
         self._owned_cluster = cluster
 
     def close(self, *arguments: Any, **options: Any) -> Any:
@@ -103,23 +112,97 @@ class _IgnoreInterrupts(distributed.WorkerPlugin):  # type: ignore[misc]  # dask
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-_shielded: weakref.WeakSet[Any] = weakref.WeakSet()
+_prepared: weakref.WeakSet[Any] = weakref.WeakSet()
+#: Clients of clusters that a word stands for.
+_chosen: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def shield_workers(client: Any) -> None:
-    """Keep Ctrl-C from the workers of a cluster that the user has started on this machine.
+def prepare_workers(client: Any) -> None:
+    """Let the workers of a cluster be told to stop without a loss, those that come later, too.
 
-    A terminal, or the stop button of a notebook, interrupts these processes, too, and dask then ends them, with the results that
-    they hold.
+    On this machine a terminal, or the stop button of a notebook, interrupts the worker processes, too, and dask then ends them,
+    with the results that they hold. Elsewhere a batch system tells them to leave.
     """
-    if isinstance(client.cluster, distributed.LocalCluster) and client not in _shielded:
-        _shielded.add(client)
-        client.register_plugin(_IgnoreInterrupts())
+    if client in _prepared:
+        return
+    _prepared.add(client)
+    _warn_of_what_was_given(client)
+    is_local = isinstance(client.cluster, distributed.LocalCluster)
+    for plugin in [_IgnoreInterrupts()] if is_local else [HandOver(), WaitForHandOver()]:
+        # the scheduler has it for those that come; one that leaves just now needs none
+        with suppress(*LOST_ERRORS):
+            client.register_plugin(plugin)
+
+
+def _warn_of_what_was_given(client: Any) -> None:
+    """Say what is better not so in a cluster that the user has made: in others it has been said when they were opened."""
+    if client in _chosen:
+        return
+    with suppress(*LOST_ERRORS):
+        workers = ask(client, "identity", n_workers=10)["workers"].values()
+        warn_of_threads(max((int(one["nthreads"]) for one in workers), default=1))
+    # it is there already: no warning for which a program may have decided to end
+    risk = describe_plain_text(str(client.scheduler.address))
+    if risk:
+        logger.warning("%s", risk)
+
+
+def waiting_for_workers(client: Any) -> AbstractContextManager[None]:
+    """Let the user know, in a ``with`` block, that a client's cluster has no workers yet, and what its batch system says."""
+
+    def count() -> int:
+        with suppress(*LOST_ERRORS):
+            return len(ask(client, "identity", n_workers=1)["workers"])
+        return 1  # a lost scheduler is somebody else's business
+
+    return announced_waiting(client.cluster, count)
 
 
 def is_asynchronous(given: Any) -> bool:
     """Return whether a client or cluster belongs to the user's event loop."""
     return bool(getattr(given, "asynchronous", False))
+
+
+def split_cluster_options(
+    given: Any, options: Mapping[str, Any], known: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split keyword arguments into those that describe a cluster and all others.
+
+    Parameters
+    ----------
+    given : object
+        What was given as client.
+    options : mapping
+        The arguments that are left over.
+    known : sequence of str
+        The arguments that an executor has: with a word, what is near none of these is an option of the cluster, right or wrong.
+    """
+    cluster = {
+        name: value
+        for name, value in options.items()
+        if name in WORDS or (isinstance(given, str) and not get_close_matches(name, known))
+    }
+    return cluster, {name: value for name, value in options.items() if name not in cluster}
+
+
+def choose_given(given: Any, options: Mapping[str, Any]) -> Any:
+    """Find the cluster that a word and options describe; what is no word stays as it is.
+
+    Raises
+    ------
+    OptionError
+        If the word or an option is wrong, or options describe a cluster that is there already.
+    """
+    if isinstance(given, str):
+        return choose_cluster(given, options)
+    if options and given is None:
+        return choose_cluster(configured_word() or "local", options)
+    if options:
+        raise OptionError(
+            f"{next(iter(options))} describes a cluster that is to be made, and client is one that is there: "
+            f"DaskExecutor('slurm', {next(iter(options))}=...)"
+        )
+    return given
 
 
 def open_client(given: Any) -> Any:
@@ -128,25 +211,76 @@ def open_client(given: Any) -> Any:
         try:
             distributed.default_client()
         except ValueError:
+            word = configured_word()
+            if word is not None:
+                return _open_choice(choose_cluster(word))
             if dask.config.get("scheduler-address", None):
                 return distributed.Client()
             return _ClientOfCluster(open_local_cluster())
         return None
+    if isinstance(given, Choice):
+        return _open_choice(given)
     if callable(given):
         return _ClientOfCluster(given())
+    if isinstance(given, distributed.Client):
+        # an asynchronous client is driven by the user's event loop, this one by a thread of its own
+        return _connect(given.scheduler.address, given.security)
+    if is_asynchronous(given):
+        return _connect(given.scheduler_address, given.security)
+    return _connect(given, None)
+
+
+def reconnect(given: Any, client: Any) -> bool:
+    """Wait for a client to have its scheduler again: after a tunnel that broke, or a night in which this machine slept.
+
+    Parameters
+    ----------
+    given : object
+        What the user gave: only a word for a scheduler elsewhere can be gone back to. Where a cluster was made here, its scheduler
+        has died with it.
+    client : distributed.Client
+        Opened here. dask itself tries to connect again, for as long as `RECONNECT_SECONDS` here.
+
+    Returns
+    -------
+    bool
+        True if it has.
+    """
+    if not isinstance(given, Choice) or client is None or client.cluster is not None:
+        return False
+    began = time.monotonic()
+    pause = threading.Event()
+    while client.status != "closed" and time.monotonic() - began < RECONNECT_SECONDS:
+        if client.status == "running":
+            with suppress(*LOST_ERRORS):
+                ask(client, "identity", n_workers=0)
+                logger.warning(
+                    "the connection to %s was lost, and is there again after %.0f s: the run goes on",
+                    given.word,
+                    time.monotonic() - began,
+                )
+                return True
+        pause.wait(RECONNECT_POLL_SECONDS)
+    return False
+
+
+def _open_choice(choice: Choice) -> Any:
+    made = choice.open()
+    if isinstance(made, Endpoint):
+        client = _connect(made.address, made.security)
+        # not only for as long as the first connection may take
+        client._timeout = RECONNECT_SECONDS
+    else:
+        client = _ClientOfCluster(made, set_as_default=False)
+    _chosen.add(client)
+    return client
+
+
+def _connect(address: Any, security: Any) -> Any:
     try:
-        if isinstance(given, distributed.Client):
-            # an asynchronous client is driven by the user's event loop, this one by a thread of its own
-            return distributed.Client(
-                given.scheduler.address, security=given.security, set_as_default=False
-            )
-        if is_asynchronous(given):
-            return distributed.Client(
-                given.scheduler_address, security=given.security, set_as_default=False
-            )
-        return distributed.Client(given, set_as_default=False)
+        return distributed.Client(address, security=security, set_as_default=False)
     except OSError as error:
         raise ExecutorError(
-            f"no Dask scheduler answers at {given!r} ({error}): is it running, and does the address start with tls:// "
+            f"no Dask scheduler answers at {address!r} ({error}): is it running, and does the address start with tls:// "
             "where it uses certificates?"
         ) from error

@@ -132,6 +132,7 @@ class DaskRun:
             run_seconds=run_seconds,
             queue_seconds=max(0.0, (root.metrics.first_start or self._submitted) - self._submitted),
             transfer_seconds=self._transfer_seconds(),
+            was_lost=self._stopped_by == LOST,
         )
 
     def _follow_all(self, display: Display, interrupts: Interrupts) -> None:

@@ -17,6 +17,7 @@ import uproot
 
 from tests.benchmarks import (
     __main__,
+    first_range,
     plain_queries,
     plan_scale,
     poison,
@@ -42,6 +43,7 @@ from tests.benchmarks.measurement import (
 from tests.benchmarks.report import format_row, write_report
 from tests.benchmarks.samples import Samples
 from tests.benchmarks.systems import HepdaskRun, forget_everything, two_workers
+from tests.clusters.batch_servers import SlurmServer, require_slurm
 from tests.servers import require_xrootd
 
 if TYPE_CHECKING:
@@ -376,3 +378,11 @@ def test_starts_of_processors() -> None:
     assert any(one.num_compiled for one in cold)
     assert (later.num_compiled, later.num_found) == (0, 1)
     assert "0 compiled, 1 found" in str(later)
+
+
+def test_first_range(tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue", reason="pip install 'hepdask[jobqueue]'")
+    require_slurm()
+    (tmp_path / "slurm").mkdir()
+    with SlurmServer(tmp_path / "slurm"):
+        assert "dask-jobqueue by hand" in str(first_range.compare(tmp_path, num_runs=1))

@@ -55,7 +55,7 @@ def call(*arguments: object) -> Result:
 
 
 def run_locally(*arguments: object) -> Result:
-    return call("run", *arguments, "--executor", "local", "--progress", "off")
+    return call("run", *arguments, "--executor", "iterative", "--progress", "off")
 
 
 def run_process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

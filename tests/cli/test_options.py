@@ -28,8 +28,16 @@ def test_limits_are_passed_on(processor: Path, fileset: Path, tmp_path: Path) ->
 
 def test_unknown_executors_are_refused(processor: Path, fileset: Path) -> None:
     options = ("run", f"{processor}:count", fileset, "--executor")
-    assert_one_line_error(call(*options, "locl"), "--executor is 'locl'; did you mean 'local'?")
-    assert_one_line_error(call(*options, "local", "--workers", 2), "--workers starts a cluster")
+    assert_one_line_error(
+        call(*options, "locl"), "there is no cluster 'locl'; did you mean 'local'?"
+    )
+    in_process = (*options, "iterative")
+    assert_one_line_error(call(*in_process, "--workers", 2), "--workers is for a cluster")
+    assert_one_line_error(call(*in_process, "-c", "queue=x"), "--cluster-option is for a cluster")
+    assert_one_line_error(
+        call(*options, "tcp://127.0.0.1:9", "--workers", 2),
+        "tcp://127.0.0.1:9 has no option 'workers'",
+    )
 
 
 def test_scheduler_address(processor: Path, fileset: Path, tmp_path: Path, cluster: Any) -> None:

@@ -282,3 +282,17 @@ def test_wrong_options_are_named() -> None:
         DaskExecutor(treereduction=20)
     with pytest.warns(UserWarning, match="ignores coffea's option 'compression'"):
         DaskExecutor(compression=1)
+
+
+def test_a_cluster_whose_workers_have_threads_is_warned_of_once(
+    nano_files: NanoFiles, reference: bytes
+) -> None:
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0"}
+    with (
+        distributed.LocalCluster(**options) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        executor = DaskExecutor(client)
+        with pytest.warns(UserWarning, match="workers with 2 threads"):
+            assert pt_bytes(run(executor, nano_files, examples.Weighted())) == reference
+        assert pt_bytes(run(executor, nano_files, examples.Weighted())) == reference

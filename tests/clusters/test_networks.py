@@ -1,0 +1,75 @@
+"""Client, scheduler and workers in three networks, connected only where a facility connects them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from hepdask import LocalExecutor, Runner
+from tests.certificates import make_certificates, tls_flags
+from tests.clusters.analysis import hash_of
+from tests.clusters.networks import Networks, three_networks
+from tests.example_processors import Weighted
+from tests.servers import REPOSITORY, stop_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import NanoFiles
+
+
+def start(stack: ExitStack, directory: Path, inside: list[str], *arguments: str) -> None:
+    with (directory / f"{arguments[0]}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*inside, sys.executable, "-m", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=REPOSITORY,
+        )
+    stack.callback(stop_process, process)
+
+
+def sees(networks: Networks, network: str, host: str) -> bool:
+    """Return whether there is a way to a host from a network."""
+    route = ["ip", "route", "get", host]
+    done = subprocess.run([*networks.inside(network), *route], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_path: Path) -> None:
+    run = Runner(LocalExecutor(), chunksize=20, progress=False, metadata_cache=False)
+    expected = hash_of(run(nano_files.fileset, processor_instance=Weighted()))
+    make_certificates(tmp_path)
+    flags = tls_flags(tmp_path)
+    with three_networks() as networks, ExitStack() as stack:
+        assert sees(networks, networks.client, networks.scheduler_for_client)
+        assert not sees(networks, networks.client, networks.worker_host)
+        assert not sees(networks, networks.workers, networks.client_host)
+        start(
+            *(stack, tmp_path, networks.inside(networks.scheduler)),
+            *("distributed.cli.dask_scheduler", "--protocol", "tls", "--host", "0.0.0.0"),
+            *("--port", "8786", "--no-dashboard", *flags),
+        )
+        start(
+            *(stack, tmp_path, networks.inside(networks.workers), "distributed.cli.dask_worker"),
+            *(f"tls://{networks.scheduler_for_workers}:8786", "--nthreads", "1"),
+            *("--host", networks.worker_host, "--no-dashboard", "--death-timeout", "60"),
+            *("--local-directory", str(tmp_path), *flags),
+        )
+        word = f"tls://{networks.scheduler_for_client}:8786"
+        script = [sys.executable, "-m", "tests.clusters.analysis", word, str(tmp_path)]
+        done = subprocess.run(
+            [*networks.inside(networks.client), *script, *map(str, nano_files.paths)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == expected
