@@ -2,9 +2,8 @@
 
 Building the lazy events of 1,500 branches takes ten times as long as reading the few that are used. So only fields that
 the processor is known to use are built. In the place of each other one stands a column that says which event of the range
-is which: it goes with the events through slices and masks. Asking for such a field builds the events with all fields, and
-takes it from there, for just these events; what was read already is not read again. So a wrong guess costs the time of
-building, and nothing else.
+is which: it goes with the events through slices and masks. Asking for such a field builds it, and takes it for just these
+events. So nothing need be known beforehand; a wrong guess costs a fraction of a millisecond.
 
 `awkward` functions that take the events apart without asking for a field by its name can't be helped in this way. The column
 notices that it was taken out or read, and the processor is called again, with all fields, whatever came of it.
@@ -37,8 +36,8 @@ _KEY = "@hepdask"
 #: An array of such a column must notice that it was made. In a version of awkward where it can't, nothing is cut.
 _CAN_NOTICE = "__awkward_validation__" in awkward.Array._update_class.__code__.co_consts
 _BACKEND = NumpyBackend.instance()
-#: Cut forms that a layout keeps: a processor uses the same fields in every range.
-_MAX_CUTS = 4
+#: Cut forms that a layout keeps: a processor uses the same fields in every range, and asks for each alone in the first.
+_MAX_CUTS = 64
 
 
 class UnbuiltFieldError(RuntimeError):
@@ -134,7 +133,9 @@ class LazyEvents:
         self._attributes = attributes
         self._cut = fields if layout.can_be_cut else None
         self._whole: Any = None
+        self._taken: dict[str, Any] = {}
         self._buffer_key: Callable[..., str] = partial(_key_formatter, source.key)
+        self._factory = _Factory(self)
         self._can_read = False
         self.unbuilt: frozenset[str] = frozenset()
         self.fields: set[str] = set()
@@ -157,21 +158,33 @@ class LazyEvents:
 
     def take(self, name: str, unbuilt: Any) -> Any:
         """Give a field that was not built, for the events whose positions are in its place."""
+        layout = self.take_layout(name, unbuilt)
+        return awkward.Array(layout, behavior=self._layout.behavior, attrs=self._build_attributes())
+
+    def take_layout(self, name: str, unbuilt: Any) -> Any:
+        """Do the same without its behavior."""
         self.missed.add(name)
         with self.reading():
-            layout = awkward.materialize(unbuilt).layout
-            positions = awkward.without_parameters(layout)
+            positions = awkward.without_parameters(awkward.materialize(unbuilt).layout)
         if positions.ndim != 1:
             self._refuse()
-        values = self.whole()[name]
         is_all = len(positions) == self._num_entries and bool(
             awkward.all(awkward.fill_none(positions, -1) == np.arange(self._num_entries))
         )
-        return values if is_all else values[positions]
+        layout = self.build_field(name)
+        return layout if is_all else awkward.Array(layout)[positions].layout
 
     def close(self) -> None:
         """Let go of the events: what refers to itself would stay in memory until Python looks for such circles."""
         self._whole = None
+        self._taken.clear()
+
+    def build_field(self, name: str) -> Any:
+        """Build one field, once."""
+        if name not in self._taken:
+            form = self._layout.cut(frozenset({name}))
+            self._taken[name] = self._from_buffers(form).content(name)
+        return self._taken[name]
 
     def _build_cut(self, fields: frozenset[str]) -> Any:
         form = self._layout.cut(fields)
@@ -217,18 +230,20 @@ class LazyEvents:
         )
 
     def _wrap(self, content: Any) -> Any:
-        factory = _Factory(self)
-        attributes = {
+        attributes = self._build_attributes()
+        events = awkward.Array(content, behavior=self._layout.behavior, attrs=attributes)
+        self._factory.keep(events)
+        return events
+
+    def _build_attributes(self) -> dict[str, Any]:
+        return {
             # cross references find the events through it
-            "@events_factory": factory,
+            "@events_factory": self._factory,
             "@form": self._layout.form,
             "@buffer_key": self._buffer_key,
             _KEY: self,
             **self._attributes,
         }
-        events = awkward.Array(content, behavior=self._layout.behavior, attrs=attributes)
-        factory.keep(events)
-        return events
 
     def _positions(self) -> Any:
         self.check_reading()
@@ -289,7 +304,7 @@ class _NotingRecord(awkward.contents.RecordArray):  # type: ignore[misc]  # awkw
             lazy.fields.add(where)
             if found.parameter("__record__") == _MARK:
                 lazy.missed.add(where)
-                return lazy.whole().layout[where]
+                return lazy.build_field(where)
         return found
 
 
@@ -346,7 +361,7 @@ def _getitem(events: Any, where: Any) -> Any:
         with lazy.reading():
             found = plain(name)
         if _is_unbuilt(found):
-            events = awkward.with_field(events, lazy.take(name, found), name)
+            events = awkward.with_field(events, lazy.take_layout(name, found), name)
     return _find_plain(events)(where)
 
 

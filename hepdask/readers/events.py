@@ -118,7 +118,7 @@ def _open_events(
                 entry_range.num_entries,
                 parameters=parameters,
                 attributes=attributes,
-                fields=None if use is None else use.fields,
+                fields=frozenset() if use is None else use.fields,
             )
             events = lazy.build()
             _look_ahead(kind, options, handle, uses, expected, entry_range, upcoming)
