@@ -20,7 +20,7 @@ from hepdask.metadata.branches import Branches
 from hepdask.opening import local_path
 from hepdask.ranges import EntryRange, limit_ranges, split_file
 from hepdask.tables import Table
-from hepdask.task import inspect_files
+from hepdask.task import inspect_files, warm_files
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -40,6 +40,10 @@ __all__ = ["Limits", "Plan", "Planner"]
 
 #: How often facts about files that were inspected are noted in the cache meanwhile.
 CACHE_SECONDS = 10.0
+
+
+#: Files that workers with nothing to do open while others inspect them.
+MAX_WARM_FILES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ class Planner:
         # where bad files are skipped, a limit on ranges says nothing about how many files are needed
         wanted = files if self.skipped else _first_files(files, self.limits.max_ranges)
         facts, failures, num_inspected = self._inspect(
-            [file for file in wanted if not self._is_known(file)]
+            [file for file in wanted if not self._is_known(file)], work
         )
         known = [_with_facts(file, facts.get(_key(file))) for file in wanted]
         traces = self._trace(known, facts, work)
@@ -251,13 +255,16 @@ class Planner:
         return sum(known) if len(known) == len(numbers) else None
 
     def _inspect(
-        self, files: list[InputFile]
+        self, files: list[InputFile], work: Work | None
     ) -> tuple[dict[tuple[str, str], FileMetadata], list[Failure], int]:
         facts = self._look_up(files)
         # a file in two datasets is opened once
         missing = list({_key(file): file for file in files if _key(file) not in facts}.values())
         failures: list[Failure] = []
         if missing:
+            if work is not None and len(missing) <= MAX_WARM_FILES:
+                warm = partial(warm_files, reader=work.reader)
+                self.executor.warm(warm, missing, self.recovery)
             results = self._inspect_now(missing)
             failed = {
                 _key(file): one

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import warnings
 from collections import OrderedDict
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from hepdask.messages import record_messages
 from hepdask.metadata import FileMetadata, read_file_metadata
 from hepdask.metrics import PartialMetrics
 from hepdask.partial import PartialResult, process_name, span_of
+from hepdask.ranges import EntryRange
 from hepdask.readers.handles import drop_ahead, lease
 from hepdask.recovery import RecoveryPolicy
 from hepdask.rescue import Monitor, Rescue, Sizes
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from hepdask.fileset import InputFile
     from hepdask.held import Held
     from hepdask.opening import OpenFile, ReadOptions
-    from hepdask.ranges import EntryRange
+    from hepdask.readers import Reader
 
 __all__ = [
     "NodeTask",
@@ -53,6 +55,7 @@ __all__ = [
     "late_failure",
     "load_work",
     "note_failed_replica",
+    "warm_files",
 ]
 
 #: Works (processor and reader) that a process keeps unpickled, for the tasks of a run and for concurrent runs.
@@ -83,6 +86,24 @@ def inspect_files(
         How often a file is tried whose server does not answer; None: the default policy.
     """
     return [_inspect_file(file, options, skipped, recovery or RecoveryPolicy()) for file in files]
+
+
+def warm_files(files: Sequence[InputFile], *, reader: Reader) -> list[None]:
+    """Open files that ranges of will come, and find out their layout, as long as there is nothing else to do.
+
+    Parameters
+    ----------
+    files : sequence of InputFile
+        What is wrong with one is said by those who need it.
+    reader : Reader
+        Keeps them open.
+    """
+    for file in files:
+        with suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with reader.read(EntryRange(file, 0, 0)):
+                pass
+    return [None] * len(files)
 
 
 def _inspect_file(

@@ -226,6 +226,24 @@ class Executor(ABC):
             If there is nothing to run on.
         """
 
+    def warm(  # noqa: B027  # here, nobody would do it meanwhile
+        self,
+        function: Callable[[Sequence[T]], list[None]],
+        items: Sequence[T],
+        recovery: RecoveryPolicy,
+    ) -> None:
+        """Let the few workers of a small cluster begin with what each of them will need; nobody waits for it.
+
+        Parameters
+        ----------
+        function : callable
+            Takes some items. It raises nothing, and what it has done is found later in its process.
+        items : sequence
+            All of them for each worker.
+        recovery : RecoveryPolicy
+            How long an item may take.
+        """
+
     @abstractmethod
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process all ranges of a job and merge the results as its tree says.

@@ -24,7 +24,7 @@ from hepdask.executors.dask_clients import (
 )
 from hepdask.executors.dask_examine import check_first, examine_cluster, list_packages
 from hepdask.executors.dask_graph import TaskOptions, pack
-from hepdask.executors.dask_map import DaskMap
+from hepdask.executors.dask_map import DaskMap, warm_workers
 from hepdask.executors.dask_run import DaskRun
 from hepdask.executors.dask_shipping import delivering
 from hepdask.recovery import RecoveryPolicy
@@ -205,6 +205,17 @@ class DaskExecutor(Executor):
             )
             with waiting_for_workers(client):
                 return running.wait(advance, interrupts)
+
+    def warm(
+        self,
+        function: Callable[[Sequence[T]], list[None]],
+        items: Sequence[T],
+        recovery: RecoveryPolicy,
+    ) -> None:
+        """Let each worker of a small cluster begin; see `Executor.warm`."""
+        client = self._client()
+        options = replace(self._options, manifest=self._deliver(client))
+        warm_workers(client, function, items, options=options, recovery=recovery)
 
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process a job on the cluster; see `Executor.reduce`."""

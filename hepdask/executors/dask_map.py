@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hepdask.executors import Interrupts
     from hepdask.recovery import RecoveryPolicy
 
-__all__ = ["DaskMap"]
+__all__ = ["DaskMap", "warm_workers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,6 +31,8 @@ R = TypeVar("R")
 MAX_BATCHES = 2_000
 #: How often batches are sent out whose workers others have killed: dask itself has tried each on four workers.
 MAX_LAUNCHES = 3
+#: Workers that begin with a file before it is known what is in it: on a larger cluster few of them may be needed.
+MAX_WARM_WORKERS = 4
 #: How often the client looks for Ctrl-C while it waits.
 POLL_SECONDS = 0.1
 #: How long results may take to come here, at a time.
@@ -187,3 +189,44 @@ class DaskMap(Generic[T, R]):
                     self._client._cancel, self._futures, callback_timeout=CANCEL_SECONDS
                 )
             ask(self._client, "set_metadata", keys=[MARKS, self._token], value={})
+
+
+def warm_workers(
+    client: Any,
+    function: Callable[[Sequence[T]], list[None]],
+    items: Sequence[T],
+    *,
+    options: TaskOptions,
+    recovery: RecoveryPolicy,
+) -> None:
+    """Call a function on each worker, if there are few, and don't wait for it; see `Executor.warm`.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A synchronous one.
+    function, items, recovery
+        As for `Executor.warm`.
+    options : TaskOptions
+        What tasks are told.
+    """
+    with suppress(*LOST_ERRORS):  # what is lost here is noticed by what needs it
+        workers = list(ask(client, "ncores", workers=None))
+        if not 1 < len(workers) <= MAX_WARM_WORKERS:
+            return
+        packed = pack((function, items), options.manifest)
+        token = uuid.uuid4().hex[:12]
+        for number, worker in enumerate(workers):
+            key = f"warm-{token}-{number}"
+            info = RunInfo(token, key, key)
+            future = client.submit(
+                call_packed,
+                packed,
+                info,
+                recovery.max_range_seconds,
+                key=key,
+                workers=[worker],
+                retries=0,
+                priority=options.priority,
+            )
+            distributed.fire_and_forget(future)
