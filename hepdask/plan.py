@@ -43,7 +43,7 @@ CACHE_SECONDS = 10.0
 
 
 #: Files that workers with nothing to do open while others inspect them.
-MAX_WARM_FILES = 2
+MAX_WARM_FILES = 1
 
 
 @dataclass(frozen=True, slots=True)
