@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hepdask.errors import OptionError, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from types import ModuleType
 
 __all__ = ["LoadedProcessor", "import_file", "load_processor"]
@@ -44,8 +44,7 @@ def load_processor(name: str, arguments: Mapping[str, Any] | None = None) -> Loa
     Returns
     -------
     LoadedProcessor
-        Its module, and those that it has imported from the same directory, are pickled by value from now on: workers
-        need not have them.
+        Workers need not have its module: it is shipped.
 
     Raises
     ------
@@ -105,6 +104,11 @@ def import_file(path: Path) -> ModuleType:
         except BaseException:
             del sys.modules[module_name]
             raise
+    if module_name != path.stem:
+        import cloudpickle
+
+        # nobody else finds it under this name; all others are shipped as modules, whose lines tracebacks show
+        cloudpickle.register_pickle_by_value(module)
     return module
 
 
@@ -126,7 +130,6 @@ def _explained_import(name: str, directory: Path) -> Iterator[None]:
     """Import from a directory, which stays on the path; say in a line what goes wrong in the user's code."""
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
-    before = set(sys.modules)
     try:
         yield
     except ModuleNotFoundError as error:
@@ -139,7 +142,6 @@ def _explained_import(name: str, directory: Path) -> Iterator[None]:
         raise OptionError(_explain_import(name, error)) from error
     except Exception as error:
         raise OptionError(_explain_import(name, error)) from error
-    _pickle_by_value(directory, before)
 
 
 def _explain_import(name: str, error: Exception) -> str:
@@ -150,18 +152,6 @@ def _explain_import(name: str, error: Exception) -> str:
         place = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else name
     text = error.msg if isinstance(error, SyntaxError) else error
     return f"{name} can't be imported: {type(error).__name__}: {text} ({place})"
-
-
-def _pickle_by_value(directory: Path, before: Iterable[str]) -> None:
-    """Send the user's own modules along with the processor: workers don't have them."""
-    import cloudpickle
-
-    for name in set(sys.modules).difference(before):
-        module = sys.modules[name]
-        path = Path(getattr(module, "__file__", None) or "/")
-        is_own = path.is_relative_to(directory) and "site-packages" not in path.parts
-        if is_own and name.partition(".")[0] != "hepdask":
-            cloudpickle.register_pickle_by_value(module)
 
 
 def _make_instance(kind: type, arguments: Mapping[str, Any]) -> Any:

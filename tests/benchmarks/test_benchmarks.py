@@ -24,7 +24,6 @@ from tests.benchmarks import (
     processors,
     profile,
     random_kills,
-    reduction,
     resume,
     shipping,
     store_cost,
@@ -358,12 +357,6 @@ def test_append(client: Client) -> None:
     appended = resume.measure_append(client, 12, 1, num_runs=1)
     assert 1 <= appended.num_ranges[0] < 13
     assert "appended to 12" in str(appended)
-
-
-def test_reduction() -> None:
-    costs = reduction.compare(6, 20_000_000)
-    assert [one.system for one in costs] == ["coffea", "hepdask"]
-    assert "accumulators" in str(costs[1])
 
 
 def test_processors() -> None:

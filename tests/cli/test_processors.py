@@ -25,10 +25,15 @@ def test_instances_and_functions_are_used_as_they_are(processor: Path) -> None:
     assert load_processor(f"{processor}:count").instance([1, 2]) == {"num_events": 2}
 
 
-def test_modules_of_the_user_are_pickled_by_value(processor: Path, tmp_path: Path) -> None:
+def test_a_module_that_nobody_finds_by_its_name_is_pickled_by_value(
+    processor: Path, tmp_path: Path
+) -> None:
     import cloudpickle
 
-    instance = load_processor(f"{processor}:MuonPt").instance
+    path = tmp_path / "uproot.py"
+    processor.rename(path)
+    instance = load_processor(f"{path}:MuonPt").instance
+    assert type(instance).__module__ == "uproot_py"
     (tmp_path / "pickled").write_bytes(cloudpickle.dumps(instance))
     code = (
         "import pickle, pathlib; print(pickle.loads(pathlib.Path('../pickled').read_bytes()).scale)"
@@ -43,6 +48,14 @@ def test_modules_of_the_user_are_pickled_by_value(processor: Path, tmp_path: Pat
         timeout=60,
     )
     assert done.stdout == "1.0\n"
+
+
+def test_other_modules_are_shipped_as_they_are(processor: Path) -> None:
+    import cloudpickle
+
+    instance = load_processor(f"{processor}:MuonPt").instance
+    # by reference: so tracebacks of workers show its lines
+    assert b"bad_file" not in cloudpickle.dumps(type(instance))
 
 
 def test_a_file_named_like_a_library_does_not_hide_it(processor: Path, tmp_path: Path) -> None:
