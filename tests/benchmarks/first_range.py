@@ -72,6 +72,7 @@ def run_by_hand(options: dict[str, Any], path: str, processor: Any) -> None:
             queue=options["queue"],
             interface=options["interface"],
             local_directory=options["scratch"],
+            log_directory=options["log_directory"],
             job_script_prologue=[
                 f"export {name}={value}" for name, value in options["environment"].items()
             ],
@@ -108,6 +109,7 @@ def compare(directory: Path, *, num_runs: int = 5) -> Comparison:
         "queue": "short",
         "interface": "lo",
         "scratch": str(directory),
+        "log_directory": str(directory / "logs"),
         "environment": {"PYTHONPATH": str(REPOSITORY)},
     }
     ways: dict[str, Callable[[dict[str, Any], str, Any], None]] = {
