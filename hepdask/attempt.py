@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -111,10 +112,10 @@ class Attempt:
         """Call the processor; once more if it can't do with the fields that were built."""
         try:
             accumulator = self._call(work.process, opened.events)
-        except ProcessorError:
-            if not opened.lazy.unbuilt:
+        except ProcessorError as error:
+            if not (opened.lazy.is_bypassed or (opened.lazy.unbuilt and _is_of_awkward(error))):
                 raise
-            # whether it is the processor's mistake is seen when nothing is missing
+            # a layout may have something else where a field was not built: whose mistake it is shows when all are
             opened.lazy.is_bypassed = True
         if opened.lazy.is_bypassed:  # whatever came of it
             opened.build_whole()
@@ -197,6 +198,15 @@ class Attempt:
         for failed in map(endpoint_of, self._failed_replicas):
             endpoints[failed] = endpoints.get(failed, Counters()) + Counters(num_failed_opens=1)
         return endpoints
+
+
+def _is_of_awkward(error: ProcessorError) -> bool:
+    """Return whether awkward raised what ended the processor, and not the user's own code."""
+    cause = error.__cause__
+    if cause is None or cause.__traceback__ is None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(cause.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "awkward"
 
 
 def materialize(accumulator: Any) -> Any:
