@@ -14,7 +14,6 @@ import cloudpickle
 import distributed
 
 import hepdask
-from hepdask.executors.dask_tasks import call_packed
 from tests.servers import stop_process
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class Site:
     def call(self, function: Any, argument: Any) -> Any:
         """Call a function in a task; it may be one that workers can't import."""
         packed = cloudpickle.dumps((function, argument))
-        return self.client.submit(call_packed, packed, pure=False).result(timeout=60)
+        return self.client.submit(make_caller(), packed, pure=False).result(timeout=60)
 
     def log(self, name: str) -> str:
         """Return what a worker has printed."""
@@ -116,3 +115,13 @@ def run_site(directory: Path, **options: Any) -> Iterator[Site]:
         ExitStack() as stack,  # workers go before their scheduler does
     ):
         yield Site(directory, client, stack)
+
+
+def make_caller() -> Any:
+    """Make a function that calls a pickled function with its pickled argument; it goes to workers by value."""
+
+    def call(packed: bytes) -> Any:
+        function, argument = cloudpickle.loads(packed)
+        return function(argument)
+
+    return call

@@ -50,9 +50,9 @@ def command(
     """
     loaded = load_processor(processor, arguments).instance
     files = load_sources(fileset, options["treename"])
-    chosen = choose_executor(options, "cluster")
+    chosen = choose_executor(options, "dask")
     hours = options["run_hours"]
-    with open_executor(chosen, options["workers"]) as executor:
+    with open_executor(chosen, options) as executor:
         runner = build_runner(executor, {**options, "progress": "off"})
         checkup = runner.check(files, loaded, run_seconds=hours and hours * 3600)
     if options["as_json"]:

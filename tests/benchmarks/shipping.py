@@ -26,9 +26,8 @@ from distributed.comm.tcp import TCP
 
 from hepdask import DaskExecutor, Runner, Shipping
 from hepdask.executors.dask_shipping import Delivery
-from hepdask.executors.dask_tasks import call_packed
 from hepdask.shipping import load_cargo, seal
-from tests.sites import Site
+from tests.sites import Site, make_caller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,7 +160,7 @@ def _measure(site: Site, module: Any, num_workers: int, num_bytes: int, fileset:
         manifest = Delivery(lambda: cargo).deliver(client)
         ship_seconds = time.perf_counter() - started
     packed = cloudpickle.dumps((cloudpickle.loads, seal(manifest, cloudpickle.dumps(answer))))
-    assert client.submit(call_packed, packed).result()(0)[0] == module.ANSWER
+    assert client.submit(make_caller(), packed).result()(0)[0] == module.ANSWER
     again_seconds = []
     for _ in range(5):
         with counted() as again:
@@ -201,7 +200,7 @@ def _join_late(site: Site, answer: Any, manifest: Any) -> float:
         return answer(0)
 
     task = seal(manifest, cloudpickle.dumps((call, None)))
-    future = site.client.submit(call_packed, task, resources={"LATE": 1}, pure=False)
+    future = site.client.submit(make_caller(), task, resources={"LATE": 1}, pure=False)
     site.start_worker("late", "--resources", "LATE=1")
     _, done = future.result(timeout=120)
     # the scheduler's clock is this one

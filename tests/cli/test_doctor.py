@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def test_doctor_in_words(processor: Path, fileset: Path) -> None:
-    result = call("doctor", f"{processor}:MuonPt", fileset, "--executor", "local")
+    result = call("doctor", f"{processor}:MuonPt", fileset, "--executor", "iterative")
     assert result.exit_code == 0, result.output
     assert "Doctor: 1 worker" in result.stdout
     assert "cli_test_processor" in result.stdout  # what would be shipped, with its size
