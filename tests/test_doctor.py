@@ -281,7 +281,8 @@ def test_the_first_run_looks_by_itself_once(site: Site, nano_files: NanoFiles) -
     with pytest.warns(UserWarning, match="hepdask doctor") as caught:
         assert runner(fileset, processor_instance=process) == {100}
     texts = [str(one.message) for one in caught]
-    assert len(texts) == 2
+    assert len(texts) == 3
+    assert any(one.startswith("workers with 2 threads: ") for one in texts)
     assert any("packages, worker old: vector 0.0.1 there" in one for one in texts)
     assert any("hepdask, or this version of it, is not installed" in one for one in texts)
     # warnings are errors here: there is none any more

@@ -322,7 +322,7 @@ def test_a_processor_that_fails_while_it_is_traced_does_not_stop_the_plan(
 def test_the_key_of_a_layout_is_short(nano_files: NanoFiles) -> None:
     one = planner(cache=None)
     files = one.load(nano_files.fileset, None).files
-    facts, _, _ = one._inspect(list(files))
+    facts, _, _ = one._inspect(list(files), None)
     keys = {plan_module._layout(fact) for fact in facts.values()}
     assert len(keys) == 1
     assert isinstance(keys.pop(), str)

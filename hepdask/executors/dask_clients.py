@@ -129,8 +129,9 @@ def prepare_workers(client: Any) -> None:
     _warn_of_what_was_given(client)
     is_local = isinstance(client.cluster, distributed.LocalCluster)
     for plugin in [_IgnoreInterrupts()] if is_local else [HandOver(), WaitForHandOver()]:
-        # the scheduler has it for those that come; one that leaves just now needs none
-        with suppress(*LOST_ERRORS):
+        # the scheduler has it for those that come. One that leaves just now needs none; one that has no hepdask can't take it,
+        # and the look at the first run says so
+        with suppress(Exception):
             client.register_plugin(plugin)
 
 
