@@ -278,7 +278,7 @@ def test_the_first_run_looks_by_itself_once(site: Site, nano_files: NanoFiles) -
     runner = Runner(executor, schema=None, metadata_cache=False, progress=False, chunksize=100)
     files = {str(nano_files.paths[0]): {"object_path": "Events", "num_entries": 100}}
     fileset = {"nano": {"files": files}}
-    with pytest.warns(UserWarning, match="hepdask doctor") as caught:
+    with pytest.warns(UserWarning, match="hepdask doctor|2 threads") as caught:
         assert runner(fileset, processor_instance=process) == {100}
     texts = [str(one.message) for one in caught]
     assert len(texts) == 3
