@@ -27,7 +27,7 @@ __all__ = ["EntryRange", "SplitOptions", "choose_max_entries", "limit_ranges", "
 TARGET_RANGE_BYTES = 64 * 2**20
 #: Entries that a range has at most by default: enough for the cost of a range (milliseconds) to vanish, and few enough
 #: that a file of 50 million entries keeps many workers busy.
-MAX_RANGE_ENTRIES = 2**18
+MAX_RANGE_ENTRIES = 2**19
 #: Entries of a range by default when nothing is known of the branches (coffea's default chunk size).
 UNKNOWN_RANGE_ENTRIES = 100_000
 

@@ -159,6 +159,7 @@ ORDER_WITHIN = {
         "dask_events",
         "dask_watch",
         "dask_map",
+        "dask_placement",
         "dask_run",
         "dask",
     ),

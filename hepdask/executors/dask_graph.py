@@ -24,7 +24,7 @@ from hepdask.executors.dask_tasks import RunInfo, merge_task, pack_ranges, proce
 from hepdask.shipping import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from hepdask.executors import Job
     from hepdask.shipping import Manifest
@@ -97,6 +97,7 @@ class Graph:
         self._dataset_stops = frozenset(job.tree.dataset_stops)
         self._token = ""
         self._work: Any = None
+        self._places: Mapping[Node, str] = {}
         self._task_numbers = itertools.count()
         self._merge_numbers = itertools.count()
         #: the nodes that are tasks
@@ -112,8 +113,17 @@ class Graph:
         """What all keys of this run have in them."""
         return self._token
 
-    def submit(self, cut: list[Node]) -> None:
-        """Pack everything, and persist the tasks of a cut."""
+    def submit(self, cut: list[Node], places: Mapping[Node, str]) -> None:
+        """Pack everything, and persist the tasks of a cut.
+
+        Parameters
+        ----------
+        cut : list of Node
+            The nodes that are tasks.
+        places : mapping of Node to str
+            Where some of them begin, by the address of a worker; dask may move them.
+        """
+        self._places = places
         packed_work = pack(self._job.work, self._options.manifest)
         packed = {node: self._pack(node) for node in cut}
         # the same job has the same keys in the same place of a session; two runs at a time never share a task, as
@@ -238,7 +248,7 @@ class Graph:
         place = f"{node.start}-{node.stop}"
         info = RunInfo(self._run_id, key, place, is_suspect, is_last_try)
         stored = self._job.stored
-        with self._annotated():
+        with self._annotated(self._places.get(node)):
             return delayed(process_task, pure=False)(
                 self._work,
                 ranges,
@@ -271,9 +281,14 @@ class Graph:
         return (*self._pair_keys(left, inputs), *self._pair_keys(right, inputs), key)
 
     @contextmanager
-    def _annotated(self) -> Iterator[None]:
-        if not self._options.resources:
+    def _annotated(self, worker: str | None = None) -> Iterator[None]:
+        annotations: dict[str, Any] = {}
+        if self._options.resources:
+            annotations["resources"] = self._options.resources
+        elif worker is not None:
+            annotations |= {"workers": [worker], "allow_other_workers": True}
+        if not annotations:
             yield
             return
-        with dask.annotate(resources=self._options.resources):
+        with dask.annotate(**annotations):
             yield

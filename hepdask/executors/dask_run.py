@@ -21,6 +21,7 @@ from hepdask.executors import FULL, INTERRUPTED, LOST, Job, Outcome, cut_tree
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
+from hepdask.executors.dask_placement import place_tasks
 from hepdask.executors.dask_tasks import DIED, MARKS, SUMS, stop_run
 from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
@@ -91,7 +92,8 @@ class DaskRun:
         self._run_id = uuid.uuid4().hex
         self._news: queue.SimpleQueue[tuple[Node, Any] | dict[str, Any]] = queue.SimpleQueue()
         self._graph = Graph(client, job, options, self._run_id, lambda *one: self._news.put(one))
-        self._cut = cut_tree(job, options.max_ranges_per_task, _count_threads(client))
+        self._threads = _find_threads(client)
+        self._cut = cut_tree(job, options.max_ranges_per_task, sum(self._threads.values()))
         self._watch = ClusterWatch(client, job.work.recovery.max_silent_seconds)
         self._pace = Pace()
         self._tally = job.tally()
@@ -108,7 +110,9 @@ class DaskRun:
         """Pack everything, build the graph, and persist it."""
         self._client.get_task_stream(count=0)  # so that the scheduler records transfers
         self._submitted = time.time()
-        self._graph.submit(self._cut)
+        self._graph.submit(
+            self._cut, place_tasks(self._cut, self._job.expected_seconds, self._threads)
+        )
         self._unsettled.update(self._graph.futures)
 
     def wait(self, progress: Progress, interrupts: Interrupts) -> Outcome:
@@ -449,10 +453,11 @@ class DaskRun:
         return ask(self._client, "get_task_stream", start=start, stop=None, count=None)
 
 
-def _count_threads(client: Any) -> int:
+def _find_threads(client: Any) -> dict[str, int]:
+    """Return the threads of each worker that there is now."""
     with suppress(*LOST_ERRORS):
-        return sum(ask(client, "ncores", workers=None).values())
-    return 0
+        return dict(ask(client, "ncores", workers=None))
+    return {}
 
 
 def _node_at(place: str) -> Node:
