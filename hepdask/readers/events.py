@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -149,18 +150,21 @@ def _look_ahead(
     def request(opened: OpenFile, names: frozenset[str], one: EntryRange) -> bool:
         return bool(names) and request_branches(opened, names, one.entry_start, one.entry_stop)
 
-    def prepare(opened: OpenFile) -> None:
+    def prepare(one: EntryRange, opened: OpenFile) -> None:
         use = None if uses is None else uses.find(kind.layout_key(opened))
         request(opened, frozenset() if use is None else use.branches, one)
 
     # what can't be requested now is requested when it is read, and an error is one then
     with suppress(*read_errors()):
+        file = entry_range.file
+        is_full = False
         for one in upcoming:
-            if one.file is not entry_range.file and one.file != entry_range.file:
-                open_ahead(one.file, options, prepare)
-                break
-            if not request(opened, expected, one):
-                break
+            if one.file != file:
+                # each file once, with its first range
+                file = one.file
+                open_ahead(file, options, partial(prepare, one))
+            elif file == entry_range.file and not is_full:
+                is_full = not request(opened, expected, one)
 
 
 def _find_layout(

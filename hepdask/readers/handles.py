@@ -54,6 +54,8 @@ __all__ = [
     "lease",
     "open_ahead",
 ]
+#: Files that a process opens ahead at a time: small ones are done long before the round trips of opening the next.
+MAX_OPENING = 4
 #: How long a wait for a file that is being opened takes at a time.
 _WAIT_SECONDS = 0.2
 
@@ -149,7 +151,7 @@ def lease(file: InputFile, options: ReadOptions) -> Iterator[Handle]:
 
 
 def open_ahead(file: InputFile, options: ReadOptions, then: Callable[[OpenFile], None]) -> None:
-    """Open a remote file in a thread, to be kept until its lease; one at a time.
+    """Open a remote file in a thread, to be kept until its lease; a few at a time.
 
     Parameters
     ----------
@@ -256,10 +258,11 @@ class _Pool:
     def open_ahead(
         self, file: InputFile, options: ReadOptions, then: Callable[[OpenFile], None]
     ) -> None:
-        """Open a file in a thread of its own, unless one is being opened."""
+        """Open a file in a thread of its own, unless it is there, or enough are being opened."""
         with self.lock:
             is_there = any(self._fits(one, file, options) for one in self.idle)
-            if self.opening or is_there or not self.options.max_kept:
+            room = min(MAX_OPENING, self.options.max_kept // 2) - len(self.opening)
+            if is_there or file.file_path in self.opening or room <= 0:
                 return
             done = self.opening[file.file_path] = threading.Event()
 
