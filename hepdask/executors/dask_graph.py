@@ -97,7 +97,6 @@ class Graph:
         self._dataset_stops = frozenset(job.tree.dataset_stops)
         self._token = ""
         self._work: Any = None
-        self._places: Mapping[Node, str] = {}
         self._task_numbers = itertools.count()
         self._merge_numbers = itertools.count()
         #: the nodes that are tasks
@@ -123,7 +122,6 @@ class Graph:
         places : mapping of Node to str
             Where some of them begin, by the address of a worker; dask may move them.
         """
-        self._places = places
         packed_work = pack(self._job.work, self._options.manifest)
         packed = {node: self._pack(node) for node in cut}
         # the same job has the same keys in the same place of a session; two runs at a time never share a task, as
@@ -134,7 +132,7 @@ class Graph:
         self._token = f"{digest.hexdigest()[:12]}-{next(_run_numbers)}"
         self._work = delayed(bytes, pure=False)(packed_work, dask_key_name=f"work-{self._token}")
         self.cut = cut
-        self._persist(packed, suspects=False)
+        self._persist(packed, suspects=False, places=places)
 
     def replace(self, node: Node, future: Any, workers: Sequence[str]) -> None:
         """Let a copy stand for a node from now on; merges that don't have it yet are made anew.
@@ -206,12 +204,19 @@ class Graph:
         return pack_ranges(self._job.ranges[node.start : node.stop], identities)
 
     def _persist(
-        self, packed: dict[Node, bytes], *, suspects: bool, workers: Sequence[str] = ()
+        self,
+        packed: dict[Node, bytes],
+        *,
+        suspects: bool,
+        workers: Sequence[str] = (),
+        places: Mapping[Node, str] | None = None,
     ) -> None:
         """Persist tasks for these nodes, and all merges above the cut."""
         with distributed.span(f"hepdask {self._job.name}"):
             tasks = {
-                node: self._process(node, ranges, is_suspect=suspects)
+                node: self._process(
+                    node, ranges, is_suspect=suspects, worker=(places or {}).get(node)
+                )
                 for node, ranges in packed.items()
             }
             for merge in self._job.tree.merges(self.cut, self._options.split_every):
@@ -242,13 +247,19 @@ class Graph:
         future.add_done_callback(lambda one: self._settled(node, one))
 
     def _process(
-        self, node: Node, ranges: bytes, *, is_suspect: bool = False, is_last_try: bool = False
+        self,
+        node: Node,
+        ranges: bytes,
+        *,
+        is_suspect: bool = False,
+        is_last_try: bool = False,
+        worker: str | None = None,
     ) -> Any:
         key = f"process-{self._token}-{next(self._task_numbers):05d}"
         place = f"{node.start}-{node.stop}"
         info = RunInfo(self._run_id, key, place, is_suspect, is_last_try)
         stored = self._job.stored
-        with self._annotated(self._places.get(node)):
+        with self._annotated(worker):
             return delayed(process_task, pure=False)(
                 self._work,
                 ranges,
