@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from distributed.comm import CommClosedError
+
 from hepdask.doctor import ClusterFacts, Expectations, Facts, Request, collect_facts, judge
 from hepdask.doctor.findings import PACKAGES, PROTOCOL_PACKAGES
 from hepdask.errors import ExecutorError
@@ -94,6 +96,8 @@ def _ask_workers(
         if isinstance(answer, Facts)
         else Facts(address, problem=f"{type(answer).__name__}: {answer}")
         for address, answer in answers.items()
+        # one that left meanwhile fits as well as any other
+        if not isinstance(answer, CommClosedError)
     }
 
 
