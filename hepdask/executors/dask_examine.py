@@ -165,7 +165,7 @@ def check_first(
         tried = packed if len(packed) <= MAX_TRIED_BYTES else b""
         request = Request(list_packages(used), tried, is_short=True)
         facts = examine_cluster(client, request, workers=workers, answer_seconds=FIRST_SECONDS)
-    if facts is not None:
+    if facts is not None and facts.workers:  # all may have left
         _tell(facts, judge(facts, Expectations(used, is_short=True)))
 
 
