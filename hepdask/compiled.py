@@ -1,10 +1,10 @@
-"""Pickle processors so that functions compiled by numba find their machine code in the next process, too.
+"""Let functions compiled by numba find their machine code in the next process, and nobody else's.
 
 ``@numba.njit(cache=True)`` keeps machine code on disk; but numba pickles a function as what it was compiled from, and
 forgets that. What is pickled by value (all from a notebook, or from a file that a command line names) would be compiled
 anew in each worker. So such a function takes the hash of all that it consists of along, and machine code is kept under
 this hash, in ``NUMBA_CACHE_DIR`` or the user's cache. Not under the name of its file, as numba does: there may be none at
-the worker, or another version of it.
+the worker, or another version of it, or the same file under the name of another module.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ import cloudpickle
 from hepdask.errors import OptionError
 from hepdask.fingerprint import fingerprint
 
-__all__ = ["pickle_compiled"]
+__all__ = ["keep_apart", "pickle_compiled"]
 
 
 def pickle_compiled(value: Any) -> bytes:
@@ -40,6 +41,25 @@ def pickle_compiled(value: Any) -> bytes:
     buffer = io.BytesIO()
     _Pickler(buffer).dump(value)
     return buffer.getvalue()
+
+
+def keep_apart(module: ModuleType) -> None:
+    """Keep machine code of a module that was imported from a file where only this module finds it.
+
+    Numba keeps it beside the file, under the file's name, and what it keeps imports the module. The same file has two
+    names when ``hepdask run processors/dimuon.py:Name`` has it as ``dimuon``, and a notebook as ``processors.dimuon``:
+    who comes second would end with "No module named 'dimuon'".
+
+    Parameters
+    ----------
+    module : module
+        Its own functions with ``cache=True`` get another cache; in this process only.
+    """
+    for value in list(vars(module).values()):
+        if _is_compiled(value) and _has_cache(value) and value.__module__ == module.__name__:
+            with suppress(OptionError):
+                digest = fingerprint(value, name="compiled function")
+                value._cache = _build_cache(value.py_func, f"{digest}-{module.__name__}")
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
@@ -77,8 +97,10 @@ def _rebuild(kind: Any, states: dict[str, Any], digest: str, has_cache: bool) ->
     return function
 
 
-def _build_cache(py_func: Any, digest: str) -> Any:
+def _build_cache(py_func: Any, key: str) -> Any:
     from numba.core import caching
+
+    digest = sha256(key.encode()).hexdigest()
 
     class Locator(caching._CacheLocator):  # type: ignore[misc]  # numba has no types
         """Says where machine code is kept, and what it is of."""

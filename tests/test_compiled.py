@@ -85,3 +85,47 @@ def test_without_a_place_to_keep_it_is_compiled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [len, {"a": [1, 2]}, None])
 def test_everything_else_is_as_cloudpickle_has_it(value: Any) -> None:
     assert pickle_compiled(value) == cloudpickle.dumps(value)
+
+
+# imports the module with the name that a command line or a notebook gives it, and calls its function
+CALL_AS = """
+import sys
+from pathlib import Path
+from hepdask.cli.processors import import_file
+import importlib
+kind, name = sys.argv[1:]
+module = import_file(Path(name)) if kind == "file" else importlib.import_module(name)
+print(module.scale_twice(2.0), sum(module.scale_twice.stats.cache_hits.values()))
+"""
+
+
+def test_one_file_under_two_names_is_kept_apart(tmp_path: Path) -> None:
+    """Numba keeps machine code under the name of the file, and to load it, it imports the module that made it."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "factor.py").write_text(
+        "import numba\n"
+        "@numba.njit\n"
+        "def scale(x):\n    return 3.0 * x\n"
+        "@numba.njit(cache=True)\n"
+        "def scale_twice(x):\n    return scale(scale(x))\n"
+    )
+
+    def call_as(*arguments: str) -> tuple[str, str]:
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", CALL_AS, *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ
+            | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)},
+            timeout=60,
+        )
+        value, hits = run.stdout.split()
+        return value, hits
+
+    as_file, as_module = ("file", "package/factor.py"), ("module", "package.factor")
+    assert call_as(*as_file) == ("18.0", "0")
+    assert call_as(*as_module) == ("18.0", "0")
+    assert call_as(*as_file) == ("18.0", "1")
+    assert call_as(*as_module) == ("18.0", "1")

@@ -104,6 +104,10 @@ def import_file(path: Path) -> ModuleType:
         except BaseException:
             del sys.modules[module_name]
             raise
+    if "numba" in sys.modules:
+        from hepdask.compiled import keep_apart
+
+        keep_apart(module)
     if module_name != path.stem:
         import cloudpickle
 
