@@ -21,7 +21,7 @@ from hepdask.executors import FULL, INTERRUPTED, LOST, Job, Outcome, cut_tree
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
-from hepdask.executors.dask_placement import place_tasks
+from hepdask.executors.dask_placement import find_open, place_tasks
 from hepdask.executors.dask_tasks import DIED, MARKS, SUMS, stop_run
 from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
@@ -110,9 +110,15 @@ class DaskRun:
         """Pack everything, build the graph, and persist it."""
         self._client.get_task_stream(count=0)  # so that the scheduler records transfers
         self._submitted = time.time()
-        self._graph.submit(
-            self._cut, place_tasks(self._cut, self._job.expected_seconds, self._threads)
+        job = self._job
+        places = place_tasks(
+            self._cut,
+            job.expected_seconds,
+            self._threads,
+            lambda node: {one.file.file_path for one in job.ranges[node.start : node.stop]},
+            lambda: find_open(self._client, list(self._threads)),
         )
+        self._graph.submit(self._cut, places)
         self._unsettled.update(self._graph.futures)
 
     def wait(self, progress: Progress, interrupts: Interrupts) -> Outcome:

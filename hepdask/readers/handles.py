@@ -49,9 +49,9 @@ __all__ = [
     "KeepOptions",
     "close_all",
     "configure",
-    "count_kept",
     "drop_ahead",
     "lease",
+    "list_kept",
     "open_ahead",
 ]
 #: Files that a process opens ahead at a time: small ones are done long before the round trips of opening the next.
@@ -205,9 +205,11 @@ def configure(
     return pool.options
 
 
-def count_kept() -> int:
-    """Count the files that this process keeps open and that nobody uses at the moment."""
-    return len(_pool_of_process().idle)
+def list_kept() -> list[str]:
+    """List the files, as they were opened, that this process keeps open and that nobody uses at the moment."""
+    pool = _pool_of_process()
+    with pool.lock:
+        return [one.open_file.replica for one in pool.idle]
 
 
 def drop_ahead() -> None:

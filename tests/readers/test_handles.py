@@ -13,7 +13,7 @@ from hepdask.endpoints import Health, process_health
 from hepdask.errors import FileReadError, OptionError
 from hepdask.fileset import InputFile
 from hepdask.opening import ReadOptions, as_read_error, read_errors
-from hepdask.readers.handles import KeepOptions, close_all, configure, count_kept, lease
+from hepdask.readers.handles import KeepOptions, close_all, configure, lease, list_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,12 +59,12 @@ def test_second_lease_gets_the_same_file(tmp_path: Path) -> None:
         before = first.num_requested_bytes
         assert first.open_file.tree["x"].array().tolist() == list(range(10))
         assert first.num_requested_bytes > before
-    assert count_kept() == 1
+    assert len(list_kept()) == 1
     with lease(file, OPTIONS) as second:
         assert second.was_kept
         assert second.open_seconds == 0
         assert second.open_file is first.open_file
-        assert count_kept() == 0
+        assert len(list_kept()) == 0
 
 
 def test_two_threads_never_share_a_file(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_two_threads_never_share_a_file(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert opened[0] is not opened[1]
-    assert count_kept() == 2
+    assert len(list_kept()) == 2
 
 
 def test_other_options_get_another_file(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_file_is_not_kept_after_an_error(tmp_path: Path) -> None:
     file = write_file(tmp_path / "a.root")
     with pytest.raises(FileReadError, match="lost"), lease(file, OPTIONS) as handle:
         raise FileReadError("lost")
-    assert count_kept() == 0
+    assert len(list_kept()) == 0
     assert handle.open_file.directory.file.closed
 
 
@@ -134,10 +134,10 @@ def test_number_is_bounded(tmp_path: Path) -> None:
     for file in files:
         with lease(file, OPTIONS) as handle:
             opened.append(handle.open_file)
-    assert count_kept() == 2
+    assert len(list_kept()) == 2
     assert [one.directory.file.closed for one in opened] == [True, True, False, False]
     configure(max_kept=0)
-    assert count_kept() == 0
+    assert len(list_kept()) == 0
 
 
 def test_idle_file_is_closed_at_the_next_lease(
@@ -241,7 +241,7 @@ def test_another_replica_that_is_asked_for_is_opened(two: InputFile) -> None:
     with lease(with_next_replica(two), OPTIONS) as handle:
         assert not handle.was_kept
         assert handle.open_file.replica == two.replicas[1]
-    assert count_kept() == 2
+    assert len(list_kept()) == 2
 
 
 def test_replica_that_failed_is_not_taken_again(two: InputFile) -> None:
@@ -249,7 +249,7 @@ def test_replica_that_failed_is_not_taken_again(two: InputFile) -> None:
     # a second handle of the replica that will fail is kept
     with lease(two, OPTIONS), lease(two, OPTIONS):
         pass
-    assert count_kept() == 2
+    assert len(list_kept()) == 2
     with pytest.raises(FileReadError, match="damaged"), lease(two, OPTIONS):
         raise FileReadError("damaged")
     for file in (two, with_next_replica(two)):
