@@ -29,6 +29,7 @@ from hepdask.readers.damage import (
     check_counts,
     check_offsets,
     counter_name,
+    has_offsets,
     is_size_damaged,
 )
 from hepdask.readers.decompression import fast_decompression
@@ -171,7 +172,9 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
         self._range = entry_range
         self._tally = tally
         self._arrays: dict[str, Any] = {}
+        # lengths of lists by their counter, and offsets that were found to be right
         self._counts: dict[str, Any] = {}
+        self._proven: dict[str, Any] = {}
         place, tree_key = _name_tree(opened)
         self.preload_column_source(*place, opened.tree)
         #: The prefix of the names of buffers.
@@ -269,15 +272,19 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
 
     def _check(self, name: str, array: Any, known: dict[str, Any]) -> None:
         """Find what damaged bytes leave behind without an error: it would be one in the processor, or a wrong result."""
+        counter = _find_counter(self._handle.open_file, name)
+        if counter in self._proven and has_offsets(array, self._proven[counter]):
+            return  # most lists have neighbours of the same lengths
         check_array(array, self._stop - self._start)
         if name in self._counts:
             check_counts(np.asarray(array), self._counts[name], name)
-        counter = counter_name(self._handle.open_file.tree[name])
         if counter is not None and isinstance(array.layout, awkward.contents.ListOffsetArray):
-            counts = np.diff(np.asarray(array.layout.offsets))
+            offsets = np.asarray(array.layout.offsets)
+            counts = np.diff(offsets)
             # read already, or told by other lists of the same counter, or to be compared when it is read
             values = known.get(counter, self._counts.setdefault(counter, counts))
             check_counts(np.asarray(values), counts, counter)
+            self._proven[counter] = offsets
 
     def _read_error(self, error: Exception, names: tuple[str, ...]) -> FileReadError | None:
         """Say what is wrong with the file; None if nothing is."""
@@ -298,6 +305,14 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
             warnings.filterwarnings("ignore", "Skipping |Found duplicate branch")
             form: dict[str, Any] = cls._extract_base_form(tree)
         return form
+
+
+def _find_counter(opened: OpenFile, name: str) -> str | None:
+    """Name the counter of a branch; looked up once for an open file, as uproot goes through all leaves to find it."""
+    counters: dict[str, str | None] = opened.notes.setdefault("counters", {})
+    if name not in counters:
+        counters[name] = counter_name(opened.tree[name])
+    return counters[name]
 
 
 def _name_tree(opened: OpenFile) -> tuple[tuple[str, str], str]:
@@ -369,8 +384,12 @@ def _is_ntuple(tree: Any) -> bool:
 
 
 def _with_plain_offsets(array: Any) -> Any:
-    if isinstance(array.layout, awkward.contents.ListOffsetArray):
-        return awkward.Array(array.layout.to_ListOffsetArray64(True))
+    layout = array.layout
+    if isinstance(layout, awkward.contents.ListOffsetArray):
+        offsets = layout.offsets.data
+        if offsets.dtype == np.int64 and offsets[0] == 0:
+            return array  # awkward would copy them
+        return awkward.Array(layout.to_ListOffsetArray64(True))
     return array
 
 

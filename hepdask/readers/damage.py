@@ -28,6 +28,7 @@ __all__ = [
     "check_offsets",
     "counter_name",
     "find_read_error",
+    "has_offsets",
     "is_size_damaged",
     "layout_errors",
 ]
@@ -101,12 +102,32 @@ def check_offsets(offsets: Any) -> None:
         raise ValueError("inconsistent: there are negative counts")
 
 
+def has_offsets(array: Any, offsets: Any) -> bool:
+    """Tell whether an array has lists of numbers with exactly these offsets, and all content that they point to.
+
+    Parameters
+    ----------
+    array : awkward.Array
+        As uproot gave it.
+    offsets : array of shape (num_entries + 1,)
+        Of an array that was checked.
+    """
+    import awkward
+
+    layout = array.layout
+    return (
+        isinstance(layout, awkward.contents.ListOffsetArray)
+        and isinstance(layout.content, awkward.contents.NumpyArray)
+        and bool(np.array_equal(layout.offsets.data, offsets))
+        and int(offsets[-1]) <= layout.content.length
+    )
+
+
 def counter_name(branch: Any) -> str | None:
     """Name the branch that has the lengths of a branch's lists, as ``nMuon`` has of ``Muon_pt``; None if there is none."""
     # fields of an RNTuple have none; and the "counter" of a split object's member may be another member
-    if getattr(branch, "classname", "") != "TBranch" or branch.count_branch is None:
-        return None
-    return str(branch.count_branch.name)
+    found = branch.count_branch if getattr(branch, "classname", "") == "TBranch" else None
+    return None if found is None else str(found.name)
 
 
 def is_size_damaged(error: MemoryError, branches: Sequence[Any], num_entries: int) -> bool:

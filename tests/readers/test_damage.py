@@ -14,6 +14,7 @@ from hepdask.readers.damage import (
     check_counts,
     check_offsets,
     find_read_error,
+    has_offsets,
     layout_errors,
 )
 
@@ -53,6 +54,21 @@ def test_good_arrays_pass(layout: Any) -> None:
 def test_lists_that_point_nowhere(layout: Any, text: str) -> None:
     with pytest.raises(ValueError, match=f"inconsistent: .*{text}"):
         check_array(ak.Array(layout), len(layout))
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (lists([0, 2, 2, 5], NUMBERS), True),
+        (lists([0, 2, 3, 5], NUMBERS), False),
+        (lists([0, 2, 2], NUMBERS), False),
+        (lists([0, 2, 2, 5], NUMBERS[:4]), False),
+        (lists([0, 2, 2, 3], lists([0, 2, 2, 5], NUMBERS)), False),
+        (NUMBERS, False),
+    ],
+)
+def test_lists_like_those_that_were_checked(layout: Any, expected: bool) -> None:
+    assert has_offsets(ak.Array(layout), np.array([0, 2, 2, 5])) is expected
 
 
 def test_length_counts_and_offsets() -> None:
