@@ -26,7 +26,7 @@ LIBRARIES = (
     "dask",
     "distributed",
     "numba",
-    "isal",
+    "deflate",
     "root",
 )
 
