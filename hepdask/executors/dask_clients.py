@@ -40,6 +40,7 @@ __all__ = [
     "ask",
     "choose_given",
     "is_asynchronous",
+    "is_under_way",
     "open_client",
     "prepare_workers",
     "reconnect",
@@ -85,6 +86,15 @@ def ask(client: Any, question: str, **options: Any) -> Any:
     if scheduler is None:
         raise ConnectionError("the client is closed")
     return client.sync(getattr(scheduler, question), callback_timeout=ASK_SECONDS, **options)
+
+
+def is_under_way(future: Any) -> bool:
+    """Tell whether a future will have a result: it was not done yet, or is made again, as it went with its worker.
+
+    A future that was done is "lost" then, and dask would call no callback when it is done again, but one that is added
+    meanwhile at once: look again later.
+    """
+    return future.status in ("pending", "lost")
 
 
 class _ClientOfCluster(distributed.Client):  # type: ignore[misc]  # dask has no types

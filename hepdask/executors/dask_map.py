@@ -11,7 +11,7 @@ import distributed
 from dask.delayed import delayed
 
 from hepdask.executors import FULL, INTERRUPTED, LOST, NotReached
-from hepdask.executors.dask_clients import LOST_ERRORS, ask
+from hepdask.executors.dask_clients import LOST_ERRORS, ask, is_under_way
 from hepdask.executors.dask_graph import TaskOptions, pack
 from hepdask.executors.dask_tasks import MARKS, RunInfo, call_packed
 from hepdask.executors.dask_watch import ClusterWatch
@@ -88,6 +88,8 @@ class DaskMap(Generic[T, R]):
         self._watch = ClusterWatch(client, recovery.max_silent_seconds)
         self._news: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._launches = [0] * len(self._batches)
+        #: batches that were done, and are made again, as their results went with their worker
+        self._remade: set[int] = set()
         self._done: dict[int, Sequence[R | BaseException]] = {}
         for number in range(len(self._batches)):
             self._listen(number)
@@ -105,7 +107,7 @@ class DaskMap(Generic[T, R]):
         why = ""
         try:
             while len(self._done) < len(self._batches) and not why:
-                why = self._look_around() if self._news.empty() else ""
+                why = self._look_around()
                 self._take(self._next_news(), advance)
                 why = INTERRUPTED if interrupts.count else why
         except KeyboardInterrupt:  # the second one
@@ -129,7 +131,9 @@ class DaskMap(Generic[T, R]):
             news.append(self._news.get(timeout=POLL_SECONDS))
             while True:
                 news.append(self._news.get_nowait())
-        return news
+        remade = {one for one in self._remade if not is_under_way(self._futures[one])}
+        self._remade -= remade
+        return [*news, *remade]
 
     def _look_around(self) -> str:
         """Look whether the scheduler is still there, and the workers are heard of; return why nothing more will come."""
@@ -158,17 +162,14 @@ class DaskMap(Generic[T, R]):
             )
         except LOST_ERRORS:
             if self._client.status == "running":
-                for number in numbers:
-                    self._futures[number].add_done_callback(
-                        lambda _, one=number: self._news.put(one)
-                    )
+                self._remade.update(numbers)
             return {}
         return dict(zip(numbers, results, strict=True))
 
     def _take_error(self, number: int) -> None:
         future = self._futures[number]
-        if future.status == "pending":  # what was done went with its worker
-            future.add_done_callback(lambda _: self._news.put(number))
+        if is_under_way(future):
+            self._remade.add(number)
             return
         error = future.exception() if future.status == "error" else NotReached(LOST)
         # its workers were killed by others: a batch that kills them itself runs in child processes

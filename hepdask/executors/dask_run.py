@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import distributed
 
 from hepdask.executors import FULL, INTERRUPTED, LOST, Job, Outcome, cut_tree
-from hepdask.executors.dask_clients import LOST_ERRORS, ask
+from hepdask.executors.dask_clients import LOST_ERRORS, ask, is_under_way
 from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
 from hepdask.executors.dask_placement import find_open, place_tasks
@@ -104,7 +104,9 @@ class DaskRun:
         self._copies: dict[Node, _Copy] = {}
         self._stopped_by = ""
         self._is_abandoned = False
-        self._last_worker = time.monotonic()
+        self._last_worker = self._last_look = time.monotonic()
+        #: nodes that were done, and are made again, as their results went with their worker
+        self._remade: dict[Node, Any] = {}
 
     def submit(self) -> None:
         """Pack everything, build the graph, and persist it."""
@@ -154,15 +156,16 @@ class DaskRun:
         while self._unsettled and not self._is_abandoned:
             if interrupts.count:
                 self._stop(INTERRUPTED)
-            try:
+            with suppress(queue.Empty):
                 news = self._news.get(timeout=POLL_SECONDS)
-            except queue.Empty:
+                if isinstance(news, dict):
+                    self._take_report(news, display)
+                else:
+                    self._settle(*news, display)
+            # thousands of tasks may have news all the time
+            if time.monotonic() - self._last_look >= POLL_SECONDS:
                 self._look_around()
-                continue
-            if isinstance(news, dict):
-                self._take_report(news, display)
-            else:
-                self._settle(*news, display)
+                self._last_look = time.monotonic()
 
     def _take_report(self, report: dict[str, Any], display: Display) -> None:
         """Take note of what a task says of itself."""
@@ -181,6 +184,9 @@ class DaskRun:
 
     def _look_around(self) -> None:
         """Look whether the scheduler is still there, the workers are heard of, and no task is late."""
+        for node, future in list(self._remade.items()):
+            if not is_under_way(future):
+                self._news.put((node, self._remade.pop(node)))
         if self._client.status != "running":
             self._abandon(LOST)
         elif self._stopped_by and self._has_lost_all_workers():
@@ -211,6 +217,9 @@ class DaskRun:
         self._unsettled &= set(graph.futures) | set(self._copies)
 
     def _settle_own(self, node: Node, future: Any, display: Display) -> None:
+        if is_under_way(future):
+            self._remade[node] = future
+            return
         copy = self._copies.get(node)
         if copy is not None and not copy.is_second_try and future.status == "finished":
             self._tell_workers(str(copy.future.key))
@@ -236,7 +245,7 @@ class DaskRun:
         del self._copies[node]
         own = self._graph.futures.get(node)
         if copy.future.status != "finished":
-            if own is None or own.status != "pending":
+            if own is None or not is_under_way(own):
                 self._unsettled.discard(node)
             return
         workers: list[str] = []
@@ -247,7 +256,11 @@ class DaskRun:
         self._await_pending()
 
     def _await_pending(self) -> None:
-        pending = {one for one, held in self._graph.futures.items() if held.status == "pending"}
+        pending = {one for one, held in self._graph.futures.items() if is_under_way(held)}
+        # those that were done before have no more callbacks
+        self._remade = {
+            one: held for one, held in self._graph.futures.items() if held.status == "lost"
+        }
         self._unsettled = pending | set(self._copies)
 
     def _try_elsewhere(self, node: Node, worker: str) -> None:
@@ -417,7 +430,7 @@ class DaskRun:
     def _wait_for_lost(self) -> None:
         """Wait for results that went with their worker: dask makes them again, though their futures had been done."""
         pause = threading.Event()
-        while any(one.status == "pending" for one in self._graph.futures.values()):
+        while any(is_under_way(one) for one in self._graph.futures.values()):
             if not self._is_connected() or self._has_lost_all_workers():
                 return
             pause.wait(POLL_SECONDS)

@@ -70,6 +70,10 @@ TOPIC = "hepdask-progress"
 FLUSH_SECONDS = 0.25
 #: Workers that die in a run before all its tasks are run in child processes: one more, as long as nothing was seen to kill.
 MAX_DEATHS = 2
+#: A worker that replaces another one is as careful for so long: one that dies before its nanny knows that it has started is not
+#: replaced again. Counted from the import of this module, for the first task.
+YOUNG_SECONDS = 2.0
+_imported_seconds = time.monotonic()
 #: What is known of a place in the tree with which a worker has died: no more than that, that it has also killed a child
 #: process, or that it did no harm there.
 DIED, KILLS, CLEARED = "died", "kills", "cleared"
@@ -292,6 +296,7 @@ async def _mark_begun(scheduler: Any, info: RunInfo) -> _Past:
         or deaths.get(info.place) in (DIED, KILLS)
         or (len(blamed) >= MAX_DEATHS and KILLS in blamed)
         or len(blamed) > MAX_DEATHS
+        or (bool(deaths) and time.monotonic() - _imported_seconds < YOUNG_SECONDS)
     )
     return _Past(before is not None, is_suspect)
 

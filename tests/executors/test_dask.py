@@ -188,7 +188,8 @@ def test_tasks_have_readable_keys_retries_and_priority(
         tasks = client.run_on_scheduler(_describe_tasks)
         (tmp_path / "go").touch()
         running.result(timeout=120)
-    prefixes = {key.split("-")[0] for key in tasks}
+    # tasks that have inspected files may not be forgotten yet
+    prefixes = {key.split("-")[0] for key in tasks} - {"inspect"}
     assert prefixes == {"work", "process", "merge"}
     waiting = {key: state for key, state in tasks.items() if key.startswith("process")}
     assert len(waiting) > 3

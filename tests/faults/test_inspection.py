@@ -23,6 +23,8 @@ from hepdask import (
 )
 from hepdask import watch as watch_module
 from hepdask.executors import dask_watch
+from hepdask.executors.dask_map import DaskMap
+from hepdask.executors.dask_run import DaskRun
 from hepdask.fileset import load_fileset
 from hepdask.metadata import MetadataCache
 from tests import example_processors as examples
@@ -124,6 +126,28 @@ def test_what_kills_its_worker_costs_itself(mortal_client: Client) -> None:
     assert all(isinstance(results[one], ProcessDiedError) for one in (3, 17))
     assert "this file kills its worker" in str(results[3])
     assert num_deaths(mortal_client) - before <= 3
+
+
+@pytest.mark.parametrize("kind", [DaskMap, DaskRun], ids=["files", "ranges"])
+def test_results_that_are_lost_before_anybody_looks_are_made_again(
+    mortal_client: Client, nano_files: NanoFiles, monkeypatch: pytest.MonkeyPatch, kind: type[Any]
+) -> None:
+    wait = kind.wait
+
+    def wait_late(self: Any, *arguments: Any) -> Any:
+        futures = self._futures if kind is DaskMap else list(self._graph.futures.values())
+        wait_until(lambda: all(one.done() for one in futures))
+        for pid in mortal_client.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: "finished" not in {one.status for one in futures})
+        assert "lost" in {one.status for one in futures}
+        return wait(self, *arguments)
+
+    monkeypatch.setattr(kind, "wait", wait_late)
+    fileset = {"nano": [str(path) for path in nano_files.paths]}
+    result = run(DaskExecutor(mortal_client), fileset)
+    assert result.is_complete
+    assert result.completeness.total.num_entries_processed == NUM_EVENTS
 
 
 def test_a_worker_that_is_stopped_is_replaced(
