@@ -27,10 +27,12 @@ MAX_MOVED = 1e-6
 def measure(setting: Setting) -> list[Row]:
     """Run each query."""
     import_root()
-    rows = [_measure_query(setting, name) for name in QUERIES]
+    # ROOT compiles each for some seconds on each worker
+    names = setting.choose(tuple(QUERIES), ("Q4", "Q7"))
+    rows = [_measure_query(setting, name) for name in names]
     ratios = [row.median("ROOT Dask") / row.median("hepdask") for row in rows]
     mean = Target("geometric mean of ROOT Dask / hepdask", geometric_mean(ratios), 1.5)
-    return [*rows, Row(CASE, "Q1 to Q8", targets=(mean,))]
+    return [*rows, Row(CASE, "all", targets=(mean,))]
 
 
 def _measure_query(setting: Setting, name: str) -> Row:
