@@ -1,42 +1,19 @@
-"""What workers say: warnings and log records that come back with the result, equal ones counted together.
-
-`warnings.catch_warnings` changes the filters of the whole process, so it can't stand around user code in a worker with
-several threads. Here two hooks are put in front of what there is, and each looks for the recorder of its own thread::
-
-    warnings.warn -> user's filters -> hook of warnings -> what warnings.showwarning was before
-    logger.error  -> levels         -> hook of records  -> what made the records before -> filters, handlers
-
-The hook of log records is a record factory and no handler of the root logger: a handler there would turn
-`logging.basicConfig` in user code into nothing, and silence `logging.lastResort`.
-"""
+"""What workers said: warnings and log records that come back with the result, equal ones counted together."""
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, overload
+from typing import TYPE_CHECKING, Any, overload
 
+from hepdask.masking import mask_secrets
 from hepdask.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = [
-    "Message",
-    "Messages",
-    "Recorder",
-    "Where",
-    "WhereFile",
-    "mask_secrets",
-    "record_messages",
-]
+__all__ = ["Message", "MessageSum", "Messages", "clean_text"]
 
 #: Distinct messages that are kept; what comes later is only counted.
 MAX_MESSAGES = 100
@@ -47,68 +24,9 @@ NUM_COMPARED_CHARACTERS = 500
 #: Characters of a text that stand in a table.
 MAX_SHOWN_LENGTH = 300
 
-# Each search is linear in the length of the text: a repetition begins at a fixed text or behind a separator.
-# A value ends with its quote, or before a space. What is cut off may have no end.
-_VALUE = r"""(?:[bru]{0,2}\\?"(?:\\.|[^"\\])*"?|[bru]{0,2}\\?'(?:\\.|[^'\\])*'?|[^\s"'&]+)"""
-_SECRET_NAMES = "token|secret|secret_key|access_key|private_key|api_?key|password|passwd|passphrase|authz|x509_user_proxy"
-_SECRETS = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), replacement)
-    for pattern, replacement in (
-        # a proxy certificate with its key
-        (r"-----BEGIN [A-Z ]{1,40}-----.*?(?:-----END [A-Z ]{1,40}-----|\Z)", "***"),
-        (
-            r"(?<![\w-])eyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?",
-            "***",
-        ),  # a JSON web token, wherever it stands
-        (rf"(\bbearer(?:\s+|%20)(?!tokens?\b)){_VALUE}", r"\1***"),
-        (
-            rf"""(\bauthorization(?:\\?["'])?\s*[=:]\s*(?:\\?["'])?(?:(?:basic|bearer)\s+)?){_VALUE}""",
-            r"\1***",
-        ),
-        (rf"""((?:{_SECRET_NAMES})(?:\\?["'])?\s*[=:]+\s*){_VALUE}""", r"\1***"),
-        (
-            rf"([?&][\w-]{{0,40}}signature=){_VALUE}",
-            r"\1***",
-        ),  # URLs that object stores have signed
-        (r"""(?<![^\s/@"'(<=])[^\s/@:"'(<=]{1,100}:[^\s/]{1,1000}@""", "***@"),  # user:password@
-    )
-)
 _NUMBER = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]+|\d[\d.,_]*(?:[eE][+-]?\d+)?)")
 
 _Key = tuple[str, str, str, str]
-
-
-class WhereFile(Protocol):
-    """The file of a `Where`; an `InputFile` fits."""
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset."""
-        ...
-
-    @property
-    def file_path(self) -> str:
-        """Logical name of the file."""
-        ...
-
-
-class Where(Protocol):
-    """What a recorder is told of the data being processed; an `EntryRange` fits."""
-
-    @property
-    def file(self) -> WhereFile:
-        """The file that the entries are in."""
-        ...
-
-    @property
-    def entry_start(self) -> int | None:
-        """First entry; None where it is not known."""
-        ...
-
-    @property
-    def entry_stop(self) -> int | None:
-        """One past the last entry; None where it is not known."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +98,7 @@ class Messages(Sequence[Message]):
         level, category, text, place, worker : str
             As in `Message`. The text may have secrets, and any length.
         """
-        return cls([Message(level, category, _clean(text), place, worker=worker)])
+        return cls([Message(level, category, clean_text(text), place, worker=worker)])
 
     @property
     def num_dropped(self) -> int:
@@ -264,181 +182,30 @@ class Messages(Sequence[Message]):
 _NONE = Messages()
 
 
-def record_messages(where: Where | None, worker: str) -> Recorder:
-    """Record the warnings and log records that this thread issues in a ``with`` block.
+class MessageSum:
+    """Adds messages up in place, without a `Messages` for each sum: where they come, one at a time."""
 
-    Everything goes on to where it would have gone: the worker's log, the user's handlers and `warnings.showwarning`.
-    Not seen are: warnings that a filter ignores or turns into errors, or that user code catches with
-    `warnings.catch_warnings(record=True)`; a warning that was shown before and that the filters show only once; log
-    records below WARNING or below the level of their logger; what other threads issue. A log record that a filter
-    takes out later is seen, and so is one of a logger that does not propagate.
+    __slots__ = ("_by_key", "_num_dropped")
 
-    Of nested blocks in a thread the innermost alone records.
-
-    Parameters
-    ----------
-    where : Where or None
-        What is being processed; None where that is not known.
-    worker : str
-        Name of this worker.
-
-    Returns
-    -------
-    Recorder
-        The context manager; its `messages` can be read during the block and after it, also if an exception ended it.
-    """
-    return Recorder(where, worker)
-
-
-class Recorder:
-    """Records the messages of a thread; see `record_messages`."""
-
-    __slots__ = ("_by_key", "_num_dropped", "_outer", "_where", "_worker")
-
-    def __init__(self, where: Where | None, worker: str) -> None:
-        self._where = where
-        self._worker = worker
+    def __init__(self) -> None:
         self._by_key: dict[_Key, Message] = {}
         self._num_dropped = 0
-        self._outer: Recorder | None = None
 
-    @property
-    def messages(self) -> Messages:
-        """What has come so far."""
+    def add(self, message: Message) -> None:
+        """Add a message."""
+        self._num_dropped += _put(self._by_key, _key(message), message)
+
+    def total(self) -> Messages:
+        """Return what has come so far; it stays as it is when more is added."""
         if not self._by_key and not self._num_dropped:
             return _NONE
         return _merge(self._by_key, {}, self._num_dropped)
 
-    def __enter__(self) -> Self:
-        _open_hooks()
-        self._outer = _this_thread.recorder
-        _this_thread.recorder = self
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _this_thread.recorder = self._outer
-        _close_hooks()
-
-    def _note(self, level: str, category: str, text: str, place: str) -> None:
-        where = self._where
-        message = Message(level, category, _clean(text), place, worker=self._worker)
-        if where is not None:
-            message = replace(
-                message,
-                dataset=where.file.dataset,
-                file_path=mask_secrets(where.file.file_path),
-                entry_start=where.entry_start,
-                entry_stop=where.entry_stop,
-            )
-        self._num_dropped += _put(self._by_key, _key(message), message)
-
-
-class _ThisThread(threading.local):
-    recorder: Recorder | None = None
-
-
-_this_thread = _ThisThread()
-
-
-class _WarningHook:
-    """Stands for `warnings.showwarning`. One for each that it was put in front of: so hooks never form a circle."""
-
-    __slots__ = ("previous",)
-
-    def __init__(self, previous: Callable[..., Any]) -> None:
-        self.previous = previous
-
-    def __call__(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        recorder = _this_thread.recorder
-        # what comes behind may log the warning, or be an older hook: it must not be recorded twice
-        _this_thread.recorder = None
-        try:
-            if recorder is not None:
-                with suppress(Exception):  # a text that can't be made must not break user code
-                    place = _place(filename, lineno)
-                    recorder._note("warning", _qualified_name(category), str(message), place)
-            self.previous(message, category, filename, lineno, file, line)
-        finally:
-            _this_thread.recorder = recorder
-
-
-class _RecordHook:
-    """Stands for the factory of log records; as `_WarningHook`."""
-
-    __slots__ = ("previous",)
-
-    def __init__(self, previous: Callable[..., logging.LogRecord]) -> None:
-        self.previous = previous
-
-    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        recorder = _this_thread.recorder
-        _this_thread.recorder = None
-        try:
-            record = self.previous(*args, **kwargs)
-            if recorder is not None:
-                # logging.makeLogRecord asks for a record whose level is None, to fill it in later
-                with suppress(Exception):
-                    _note_record(recorder, record)
-            return record
-        finally:
-            _this_thread.recorder = recorder
-
-
-_hooks_lock = threading.Lock()
-_num_open = 0
-
-
-def _open_hooks() -> None:
-    global _num_open  # noqa: PLW0603  # of the process, as the hooks are
-    with _hooks_lock:
-        _num_open += 1
-        # at each opening: user code in another thread may have replaced them since
-        if not isinstance(warnings.showwarning, _WarningHook):
-            warnings.showwarning = _WarningHook(warnings.showwarning)
-        factory = logging.getLogRecordFactory()
-        if not isinstance(factory, _RecordHook):
-            logging.setLogRecordFactory(_RecordHook(factory))
-
-
-def _close_hooks() -> None:
-    global _num_open  # noqa: PLW0603
-    with _hooks_lock:
-        _num_open -= 1
-        if _num_open:
-            return
-        # one that user code has put in front stays, and passes on to the hook, which then only passes on
-        if isinstance(warnings.showwarning, _WarningHook):
-            warnings.showwarning = warnings.showwarning.previous
-        factory = logging.getLogRecordFactory()
-        if isinstance(factory, _RecordHook):
-            logging.setLogRecordFactory(factory.previous)
-
-
-def _note_record(recorder: Recorder, record: logging.LogRecord) -> None:
-    if record.levelno < logging.WARNING:
-        return
-    try:
-        text = record.getMessage()
-    except Exception:  # noqa: BLE001  # arguments that don't fit: logging says so itself, on stderr
-        text = f"{record.msg} (its arguments can't be filled in)"
-    error = record.exc_info[1] if record.exc_info else None
-    if error is not None:
-        text = f"{text}\n{type(error).__name__}: {error}"
-    place = _place(record.pathname, record.lineno)
-    recorder._note(record.levelname.lower(), record.name, text, place)
+def clean_text(text: str) -> str:
+    """Return a text as a `Message` has it: without secrets, cut to `MAX_TEXT_LENGTH` characters."""
+    # cut twice: a text of megabytes is not searched, and a secret at the final edge is masked as a whole
+    return _cut(mask_secrets(text[: 4 * MAX_TEXT_LENGTH]), MAX_TEXT_LENGTH)
 
 
 def _put(by_key: dict[_Key, Message], key: _Key, message: Message) -> int:
@@ -468,40 +235,9 @@ def _key(message: Message) -> _Key:
     return message.level, message.category, text, message.place
 
 
-def mask_secrets(text: str) -> str:
-    """Return a text with ``***`` for tokens, passwords and proxies that can be told by what stands around them.
-
-    Parameters
-    ----------
-    text : str
-        Anything that is to be shown or logged.
-    """
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def _clean(text: str) -> str:
-    # cut twice: a text of megabytes is not searched, and a secret at the final edge is masked as a whole
-    return _cut(mask_secrets(text[: 4 * MAX_TEXT_LENGTH]), MAX_TEXT_LENGTH)
-
-
 def _cut(text: str, max_length: int) -> str:
     end = " ... (cut)"
     return text if len(text) <= max_length else text[: max_length - len(end)] + end
-
-
-def _place(path: str, line: int) -> str:
-    """Name a line of code: ``/home/me/analysis/muons.py``, 123 --> ``analysis/muons.py:123``."""
-    return f"{'/'.join(path.replace(chr(92), '/').split('/')[-2:])}:{line}"
-
-
-def _qualified_name(kind: type) -> str:
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
 
 
 def _what(message: Message) -> str:

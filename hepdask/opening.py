@@ -1,35 +1,30 @@
-"""The one place that opens a ROOT file, and that says in words why a file can't be opened or read.
-
-The libraries below don't tell causes apart by type: fsspec-xrootd raises `OSError` for everything, uproot's own XRootD
-source `FileNotFoundError` for every error that a server reports, and a damaged basket may surface as anything from
-`zlib.error` to `AssertionError`. `explain` looks at type and text, and gives the cause a type that can be relied on.
-"""
+"""The one place that opens a ROOT file: options, replicas, connections."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import lzma
 import math
-import re
-import struct
 import sys
 import time
-import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote, urlsplit
 
 from hepdask.endpoints import endpoint_of, open_slot, process_health
 from hepdask.errors import (
     FileReadError,
-    MissingDependencyError,
     MissingTreeError,
     OptionError,
     suggest,
 )
-from hepdask.paths import split_authority
+from hepdask.paths import is_xrootd, local_path, split_authority
+from hepdask.read_errors import (
+    as_missing_dependency,
+    as_open_error,
+    explain,
+    is_answer,
+    read_errors,
+)
 
 if TYPE_CHECKING:
     import os
@@ -41,48 +36,20 @@ if TYPE_CHECKING:
 __all__ = [
     "OpenFile",
     "ReadOptions",
-    "as_read_error",
     "close_connection",
-    "explain",
     "forget_connections",
     "garbage_kept",
-    "local_path",
     "local_status",
     "note_failure",
     "open_file",
-    "read_errors",
 ]
 
-_XROOTD = re.compile(r"(?:^|::)x?roots?://")
-_PATH = re.compile(r"\S*/\S*")
-_SERVER_ANSWER = re.compile(r"\[3\d{3}\]")
 _TREE_CLASSES = frozenset(
     {"TTree", "TNtuple", "TNtupleD", "TTreeSQL", "ROOT::RNTuple", "ROOT::Experimental::RNTuple"}
 )
 # an object cache of uproot's default size would keep the trees of closed directories alive
 _OBJECT_CACHE_SIZE = 10
-_MAX_TEXT = 400
 _REMOTE_BEGIN_BYTES = 65_536
-# Every builtin one but MemoryError and ImportError, which say nothing about the file. Damaged bytes are interpreted until
-# something gives: a wrong count is an IndexError, a wrong class an AttributeError or NotImplementedError, an object that
-# contains itself a RecursionError; and uproot executes code that it makes from a file's description of its classes.
-_BUILTIN_READ_ERRORS: tuple[type[BaseException], ...] = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BufferError,
-    EOFError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +193,7 @@ def open_file(file: InputFile, options: ReadOptions) -> OpenFile:
     missing = next((one for one in errors.values() if isinstance(one, MissingTreeError)), None)
     if missing is not None:
         raise missing
-    raise _open_error(file, [(one, errors[one]) for one in dict.fromkeys(file.replicas)])
+    raise as_open_error(errors, file)
 
 
 @contextlib.contextmanager
@@ -263,18 +230,6 @@ def note_failure(replica: str, error: BaseException) -> None:
         process_health().note_damage(replica)
 
 
-def local_path(url: str) -> Path | None:
-    """Give the local path of a URL, or None if it is remote.
-
-    ``/data/a.root``, ``a.root`` and ``file:///data/a.root`` are local; anything else with ``://`` is not.
-    """
-    if "://" not in url:
-        return Path(url)
-    if url.startswith("file://"):
-        return Path(unquote(urlsplit(url).path))
-    return None
-
-
 def local_status(url: str) -> os.stat_result | None:
     """Give the status of a local file; None for a remote one, or one that can't be seen from here."""
     path = local_path(url)
@@ -295,7 +250,7 @@ def close_connection(opened: OpenFile) -> None:
     # uproot has no public name for it; other sources have none and close their handle themselves
     filesystem = getattr(source, "_fs", None)
     opened.close()
-    if filesystem is not None and _XROOTD.search(opened.replica):
+    if filesystem is not None and is_xrootd(opened.replica):
         with contextlib.suppress(OSError, ValueError):
             filesystem.invalidate_cache(source.file_path)
 
@@ -307,7 +262,7 @@ def forget_connections(url: str) -> None:
     fails with "I/O operation on closed file", even when the server is back. Files that are open are not disturbed.
     """
     fsspec_xrootd = sys.modules.get("fsspec_xrootd")
-    if fsspec_xrootd is None or not _XROOTD.search(url):
+    if fsspec_xrootd is None or not is_xrootd(url):
         return
     server, _ = split_authority(url)
     for filesystem in list(fsspec_xrootd.XRootDFileSystem._cache.values()):
@@ -316,165 +271,6 @@ def forget_connections(url: str) -> None:
         for key in [key for key in handles if split_authority(key)[0] == server]:
             handles.pop(key).handle.close(callback=lambda *_: None)
     fsspec_xrootd.XRootDFileSystem.clear_instance_cache()
-
-
-def read_errors() -> tuple[type[BaseException], ...]:
-    """List what can be raised while bytes are read, decompressed and interpreted.
-
-    Damaged bytes may surface as any exception, so nearly all are among them: catch them around the reading alone, never
-    around user code. `MemoryError` and `ImportError` are not among them, as they say nothing about the file.
-
-    Returns
-    -------
-    tuple of exception types
-        For an ``except`` clause.
-    """
-    # what was never imported can't have raised
-    optional = (
-        getattr(sys.modules.get(module), name, None)
-        for module, name in (
-            ("uproot", "DeserializationError"),
-            ("uproot.interpretation.identify", "UnknownInterpretation"),
-            ("cramjam", "DecompressionError"),
-            ("aiohttp", "ClientError"),
-            ("zstandard", "ZstdError"),
-            ("lz4.block", "LZ4BlockError"),
-        )
-    )
-    return (*_BUILTIN_READ_ERRORS, *(one for one in optional if one is not None))
-
-
-def explain(error: BaseException) -> tuple[BaseException, str]:
-    """Find out what an error of uproot, fsspec or XRootD means.
-
-    Parameters
-    ----------
-    error : BaseException
-        What was raised.
-
-    Returns
-    -------
-    cause : BaseException
-        `error` itself, or, where its type is misleading, one of a telling type (`FileNotFoundError`,
-        `PermissionError`, `TimeoutError`, `ConnectionError`) with the same text and `error` as ``__cause__``.
-    advice : str
-        What happened, and what to do next.
-    """
-    # paths are cut out: a directory called 401 or timeout says nothing
-    text = f"{type(error).__name__}: {_PATH.sub('', str(error))}"
-    for pattern, telling, advice in _CAUSES:
-        if pattern.search(text):
-            if telling is None or isinstance(error, telling):
-                return error, advice
-            cause = telling(_text(error))
-            cause.__cause__ = error
-            return cause, advice
-    return error, "it can't be read; try to open it with uproot, copy it again, or leave it out"
-
-
-def as_read_error(
-    error: BaseException, file: InputFile, where: str, *, replica: str | None = None
-) -> FileReadError:
-    """Turn an exception raised while reading into a `FileReadError` that names the place.
-
-    Parameters
-    ----------
-    error : BaseException
-        One of `read_errors`. If it is a `FileReadError` already, it comes back unchanged.
-    file : InputFile
-        The file that was being read.
-    where : str
-        What was being read, such as ``"entries 0 to 1000, branch 'Jet_pt'"``.
-    replica : str, optional
-        The URL that was open.
-
-    Returns
-    -------
-    FileReadError
-        To be raised by the caller, ``from read_error.__cause__``, which is set and whose type tells what happened
-        (see `explain`). Its class and text are in the message, since a cause does not cross process borders.
-    """
-    if isinstance(error, FileReadError):
-        return error
-    cause, advice = explain(error)
-    source = f" from {replica}" if replica is not None and replica != file.file_path else ""
-    read_error = FileReadError(
-        f"dataset {file.dataset!r}, file {file.file_path}, tree {file.treename!r}: reading {where}{source} failed: "
-        f"{advice} ({_named(error)})"
-    )
-    read_error.__cause__ = cause
-    return read_error
-
-
-_DENIED = (
-    r"\[3010\]|permission ?(?:denied|error)|not authorized|unauthori[sz]ed|forbidden|auth failed"
-)
-_CONNECTION_LOST = (
-    r"connection ?(?:reset|refused|aborted|error|closed)|cannot connect|\[FATAL\]|closed file|"
-    r"socket (?:error|timeout|disconnected)|invalid session|stream (?:error|disconnect)|"
-    r"server disconnected|payload is not completed|name resolution"
-)
-_DAMAGED = (
-    r"^(?:DeserializationError|DecompressionError|LZMAError|ZstdError|LZ4BlockError|AssertionError|"
-    r"RecursionError|StructError|error): |decompress|checksum|inconsistent|less than size of form|memberwise serialization"
-)
-# pattern searched in "ClassName: text", the type that tells the cause, what happened and what to do.
-# The first that matches wins: a server's [30xx] code says more than the type that was made of it.
-_CAUSES: tuple[tuple[re.Pattern[str], type[OSError] | None, str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), telling, advice)
-    for pattern, telling, advice in (
-        (
-            r"\[3005\]",
-            None,
-            "the file became shorter while it was read; inspect it again",
-        ),
-        (
-            _DENIED,
-            PermissionError,
-            "access is denied; look at its permissions, or renew X509_USER_PROXY or BEARER_TOKEN_FILE",
-        ),
-        (
-            r"\[3011\]|no such file|^FileNotFoundError: (?!.*\[3\d{3}\])",
-            FileNotFoundError,
-            "there is no such file; check the path",
-        ),
-        (
-            r"^IsADirectoryError|\[3016\]|is a directory",
-            None,
-            "it is a directory; write a pattern such as 'directory/*.root'",
-        ),
-        (
-            r"timeout ?error|timed out|operation expired",
-            TimeoutError,
-            "the server did not answer in time; try again, raise xrootdtimeout, or add a replica",
-        ),
-        (
-            _CONNECTION_LOST,
-            ConnectionError,
-            "the server can't be reached or the connection was lost; try again, or add a replica",
-        ),
-        (
-            r"not a ROOT file",
-            None,
-            "it is not a ROOT file; check the path",
-        ),
-        (
-            r"expected chunk of length 403,\s*received 0 bytes",
-            None,
-            "it is empty; copy it again, or leave it out",
-        ),
-        (
-            r"expected chunk of length|outside expected range|seek points beyond|EOFError",
-            None,
-            "it ends before its own records do: it is truncated; copy it again, or leave it out",
-        ),
-        (
-            _DAMAGED,
-            None,
-            "its bytes are damaged; copy it again, or leave it out",
-        ),
-    )
-)
 
 
 def _open_and_note(file: InputFile, replica: str, options: ReadOptions) -> tuple[Any, Any, int]:
@@ -498,7 +294,7 @@ def _open_replica(file: InputFile, replica: str, options: ReadOptions) -> tuple[
     except read_errors() as error:
         forget_connections(replica)
         # a server's own answer came over a connection that is alive: asking again changes nothing
-        if not kept or _SERVER_ANSWER.search(str(error)):
+        if not kept or is_answer(error):
             raise
     return _open_once(file, replica, options)
 
@@ -509,7 +305,7 @@ def _open_once(file: InputFile, replica: str, options: ReadOptions) -> tuple[Any
     try:
         directory = uproot.open({replica: None}, **_uproot_options(replica, options))
     except ImportError as error:
-        raise _missing_dependency(file, replica, error) from error
+        raise as_missing_dependency(error, file, replica) from error
     try:
         _check_complete(replica, directory)
         with garbage_kept():
@@ -550,7 +346,7 @@ def _uproot_options(replica: str, options: ReadOptions) -> dict[str, Any]:
 
 def _has_kept_connection(replica: str) -> bool:
     fsspec_xrootd = sys.modules.get("fsspec_xrootd")
-    if fsspec_xrootd is None or not _XROOTD.search(replica):
+    if fsspec_xrootd is None or not is_xrootd(replica):
         return False
     # fsspec has no public question for this
     return bool(getattr(fsspec_xrootd.XRootDFileSystem, "_cache", True))
@@ -579,45 +375,3 @@ def _tree_names(directory: Any) -> list[str]:
     return list(
         dict.fromkeys(name.split(";")[0] for name, one in classes.items() if one in _TREE_CLASSES)
     )
-
-
-def _open_error(file: InputFile, errors: list[tuple[str, BaseException]]) -> FileReadError:
-    explained = [(replica, error, *explain(error)) for replica, error in errors]
-    place = f"dataset {file.dataset!r}, file {file.file_path}: can't be opened"
-    if len(explained) == 1:
-        ((_, error, _, advice),) = explained
-        text = f"{place}: {advice} ({_named(error)})"
-    else:
-        lines = [
-            f"  {replica}: {advice} ({_named(error)})" for replica, error, _, advice in explained
-        ]
-        text = "\n".join([f"{place} from any of its {len(lines)} replicas:", *lines])
-    # if another try may help with one replica, it may help with the file
-    causes = [cause for _, _, cause, _ in explained]
-    transient = [cause for cause in causes if isinstance(cause, TimeoutError | ConnectionError)]
-    read_error = FileReadError(text)
-    read_error.__cause__ = (transient or causes)[-1]
-    return read_error
-
-
-def _missing_dependency(
-    file: InputFile, replica: str, error: ImportError
-) -> MissingDependencyError:
-    place = f"dataset {file.dataset!r}, file {replica}"
-    if _XROOTD.search(replica):
-        return MissingDependencyError(
-            f'{place}: the XRootD client is not installed here; type: pip install "hepdask[xrootd]" ({_named(error)})'
-        )
-    return MissingDependencyError(
-        f"{place}: a library for this file is not installed here ({_named(error)})"
-    )
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_text(error)}"
-
-
-def _text(error: BaseException) -> str:
-    """Give an error's text on one line, cut to a length that a log can bear."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import posixpath
 import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 __all__ = [
     "canonical_path",
     "has_glob",
+    "is_xrootd",
+    "local_path",
     "split_authority",
     "split_object_path",
     "split_query",
@@ -15,6 +19,7 @@ __all__ = [
 
 # in these, '?' starts a query and is no wildcard
 _QUERY_SCHEMES = frozenset({"http", "https", "dav", "davs", "root", "roots", "xroot", "xroots"})
+_XROOTD = re.compile(r"(?:^|::)x?roots?://")
 _DEFAULT_PORTS = {"root": ":1094", "roots": ":1094", "http": ":80", "https": ":443"}
 
 _ROOT_THEN_TREE = re.compile(r"(.+\.root(?:\.\d+)?):(.*)", re.IGNORECASE | re.DOTALL)
@@ -86,6 +91,23 @@ def has_glob(path: str) -> bool:
     """
     _, rest = split_authority(split_query(path)[0])
     return "*" in rest or "?" in rest or "[" in rest
+
+
+def is_xrootd(url: str) -> bool:
+    """Tell whether files are read from a server by XRootD: ``root://host//a.root``, also in ``simplecache::root://``."""
+    return bool(_XROOTD.search(url))
+
+
+def local_path(url: str) -> Path | None:
+    """Give the local path of a URL, or None if it is remote.
+
+    ``/data/a.root``, ``a.root`` and ``file:///data/a.root`` are local; anything else with ``://`` is not.
+    """
+    if "://" not in url:
+        return Path(url)
+    if url.startswith("file://"):
+        return Path(unquote(urlsplit(url).path))
+    return None
 
 
 def canonical_path(path: str) -> str:

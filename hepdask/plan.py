@@ -17,7 +17,7 @@ from hepdask.failures import Failure, build_failure
 from hepdask.fileset import load_fileset
 from hepdask.metadata import FileMetadata
 from hepdask.metadata.branches import Branches
-from hepdask.opening import local_path
+from hepdask.paths import local_path
 from hepdask.ranges import EntryRange, limit_ranges, split_file
 from hepdask.tables import Table
 from hepdask.task import inspect_files, warm_files

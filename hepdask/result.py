@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hepdask.completeness import Completeness
     from hepdask.failures import Failures
     from hepdask.fileset import Fileset
-    from hepdask.metrics import RunMetrics
+    from hepdask.run_metrics import RunMetrics
     from hepdask.tables import Table
 
 __all__ = ["RunResult"]

@@ -15,7 +15,6 @@ from hepdask.executors import Job, Outcome
 from hepdask.failures import Failures
 from hepdask.fileset import Dataset, Fileset
 from hepdask.luminosity import collect_luminosity
-from hepdask.metrics import RunMetrics
 from hepdask.partial import PartialResult, merge_results
 from hepdask.past import name_processor
 from hepdask.plan import Limits
@@ -23,6 +22,7 @@ from hepdask.processor import call_postprocess
 from hepdask.readers.uses import Uses
 from hepdask.replay import ReplayContext
 from hepdask.result import RunResult
+from hepdask.run_metrics import RunMetrics
 from hepdask.tree import arrange
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ from hepdask.endpoints import endpoint_of, process_health
 from hepdask.errors import RangeTimeoutError
 from hepdask.failures import Failure, build_failure
 from hepdask.merging import Merging
-from hepdask.messages import record_messages
 from hepdask.metadata import FileMetadata, read_file_metadata
 from hepdask.metrics import PartialMetrics
 from hepdask.partial import PartialResult, process_name, span_of
 from hepdask.ranges import EntryRange
 from hepdask.readers.handles import drop_ahead, lease
+from hepdask.recording import record_messages
 from hepdask.recovery import RecoveryPolicy
 from hepdask.rescue import Monitor, Rescue, Sizes
 from hepdask.shipping.arrival import generation

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from hepdask.paths import canonical_path, has_glob, split_object_path, split_query
+from hepdask.paths import (
+    canonical_path,
+    has_glob,
+    is_xrootd,
+    local_path,
+    split_object_path,
+    split_query,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +91,31 @@ def test_canonical_path_is_the_same_for_one_file(one: str, other: str) -> None:
 def test_canonical_path_keeps_different_files_apart() -> None:
     assert canonical_path("https://h/a?id=1") != canonical_path("https://h/a?id=2")
     assert canonical_path("root://h//a") != canonical_path("root://g//a")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("/data/a b.root", "/data/a b.root"),
+        ("file:///data/a%20b.root", "/data/a b.root"),
+        ("root://host//a.root", None),
+        ("simplecache::root://host//a.root", None),
+    ],
+)
+def test_local_path(url: str, path: str | None) -> None:
+    found = local_path(url)
+    assert (None if found is None else str(found)) == path
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("root://host//a.root", True),
+        ("xroots://host:1094//a.root", True),
+        ("simplecache::root://host//a.root", True),
+        ("https://host/root://other//a.root", False),
+        ("/data/root/a.root", False),
+    ],
+)
+def test_is_xrootd(url: str, expected: bool) -> None:
+    assert is_xrootd(url) == expected

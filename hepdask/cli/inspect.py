@@ -102,7 +102,8 @@ def _find_trees(
 def _list_trees(file: InputFile, options: Mapping[str, Any]) -> dict[str, str]:
     import uproot
 
-    from hepdask.opening import as_read_error, local_path, read_errors
+    from hepdask.paths import local_path
+    from hepdask.read_errors import as_read_error, read_errors
 
     limits = (
         {} if local_path(file.file_path) else {"timeout": max(1, round(options["xrootdtimeout"]))}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from hepdask.failures import Failure, build_failure
 from hepdask.luminosity.sections import LumiSections
 from hepdask.metadata import check_unchanged
-from hepdask.opening import as_read_error
 from hepdask.partial import process_name
+from hepdask.read_errors import as_read_error
 from hepdask.readers.handles import lease
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from hepdask.metadata.branches import Branches, Layout, pack, share_layout, unpack
 from hepdask.metadata.facts import FileMetadata, local_state
-from hepdask.opening import local_path
+from hepdask.paths import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

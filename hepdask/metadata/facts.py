@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hepdask.errors import FileChangedError
 from hepdask.metadata.branches import Branch, Branches
-from hepdask.opening import (
-    OpenFile,
-    ReadOptions,
-    as_read_error,
-    garbage_kept,
-    local_status,
-    open_file,
-    read_errors,
-)
+from hepdask.opening import OpenFile, ReadOptions, garbage_kept, local_status, open_file
+from hepdask.read_errors import as_read_error, read_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

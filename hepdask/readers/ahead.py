@@ -13,7 +13,8 @@ import re
 from bisect import bisect
 from typing import TYPE_CHECKING, Any
 
-from hepdask.opening import local_path, read_errors
+from hepdask.paths import local_path
+from hepdask.read_errors import read_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -22,7 +22,7 @@ import uproot
 from coffea.nanoevents.mapping import TrivialUprootOpener, UprootSourceMapping
 from coffea.nanoevents.util import quote, tuple_to_key
 
-from hepdask.opening import as_read_error
+from hepdask.read_errors import as_read_error
 from hepdask.readers.ahead import find_ahead, request_branches
 from hepdask.readers.damage import (
     check_array,

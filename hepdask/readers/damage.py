@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hepdask.failures import exception_chain
-from hepdask.opening import as_read_error
+from hepdask.read_errors import as_read_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

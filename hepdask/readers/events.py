@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hepdask.metadata import check_unchanged
-from hepdask.opening import read_errors
+from hepdask.read_errors import read_errors
 from hepdask.readers.ahead import find_ahead, request_branches
 from hepdask.readers.branches import BranchSource, RangeEvents, ReadTally, kept_layout
 from hepdask.readers.cut import EventsLayout, LazyEvents

@@ -32,11 +32,11 @@ from hepdask.opening import (
     ReadOptions,
     close_connection,
     forget_connections,
-    local_path,
     local_status,
     note_failure,
     open_file,
 )
+from hepdask.paths import local_path
 from hepdask.readers.ahead import find_ahead
 
 if TYPE_CHECKING:

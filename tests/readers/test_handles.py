@@ -12,7 +12,8 @@ from hepdask import endpoints
 from hepdask.endpoints import Health, process_health
 from hepdask.errors import FileReadError, OptionError
 from hepdask.fileset import InputFile
-from hepdask.opening import ReadOptions, as_read_error, read_errors
+from hepdask.opening import ReadOptions
+from hepdask.read_errors import as_read_error, read_errors
 from hepdask.readers.handles import KeepOptions, close_all, configure, lease, list_kept
 
 if TYPE_CHECKING:
