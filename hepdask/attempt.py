@@ -18,7 +18,7 @@ from hepdask.readers.uses import Uses
 from hepdask.recovery import RecoveryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from hepdask.processor import ProcessorCopies
     from hepdask.ranges import EntryRange
@@ -62,11 +62,11 @@ class Attempt:
     ----------
     entry_range : EntryRange
         What to process.
-    upcoming : sequence of EntryRange
+    upcoming : iterable of EntryRange
         What comes next, as far as that is known.
     """
 
-    def __init__(self, entry_range: EntryRange, upcoming: Sequence[EntryRange] = ()) -> None:
+    def __init__(self, entry_range: EntryRange, upcoming: Iterable[EntryRange] = ()) -> None:
         self._range = entry_range
         self._upcoming = upcoming
         self._start = time.time()

@@ -36,7 +36,7 @@ from hepdask.tree import Node, arrange
 from hepdask.watch import TimeLimitReached, time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from hepdask.attempt import Work
@@ -165,6 +165,8 @@ class NodeTask:
         For large results that wait for their neighbours; None: where the system has temporary files.
     while_processing : callable
         Makes the context of each attempt to process a range.
+    find_following : callable
+        Tells, near the end, which ranges this process will be given after these.
     """
 
     ranges: Sequence[EntryRange]
@@ -179,12 +181,15 @@ class NodeTask:
     ends_dataset: bool = True
     scratch_directory: str | None = None
     while_processing: Callable[[], AbstractContextManager[object]] = nullcontext
+    find_following: Callable[[], Sequence[EntryRange]] = tuple
 
     def run(self, *, is_root: bool = False) -> PartialResult:
         """Process the node, which may be that of the whole run."""
         tree = arrange(self.ranges)
-        upcoming = _find_upcoming(self.ranges)
-        once = self.attempt or (lambda one: self._attempt(one, upcoming.get(_end_of(one), ())))
+        places = {_end_of(one): index for index, one in enumerate(self.ranges)}
+        once = self.attempt or (
+            lambda one: self._attempt(one, self._find_upcoming(places.get(_end_of(one))))
+        )
         rescue = Rescue(once, self.work.recovery, self.monitor, self.sizes)
         stops = set(tree.dataset_stops[: None if self.ends_dataset else -1])
         merging = Merging(self.monitor.worker, self.checkpoints, self.scratch_directory)
@@ -198,7 +203,7 @@ class NodeTask:
                 lambda node: self._load(node, merging),
             )
         finally:
-            drop_ahead()
+            drop_ahead(lambda: {url for one in self.find_following() for url in one.file.replicas})
         result = merging.release(held)
         result = replace(result, metrics=merging.costs.total() + result.metrics)
         if self.checkpoints is None:
@@ -250,7 +255,16 @@ class NodeTask:
     def _key(self, node: Node) -> str:
         return "" if self.keys is None else self.keys.key(node)
 
-    def _attempt(self, entry_range: EntryRange, upcoming: Sequence[EntryRange]) -> PartialResult:
+    def _find_upcoming(self, index: int | None) -> Iterator[EntryRange]:
+        """Tell what comes after a range, or after the last piece of one that was halved."""
+        if index is None:
+            return
+        own = self.ranges[index + 1 : index + 1 + NUM_UPCOMING]
+        yield from own
+        if len(own) < NUM_UPCOMING:
+            yield from self.find_following()[: NUM_UPCOMING - len(own)]
+
+    def _attempt(self, entry_range: EntryRange, upcoming: Iterable[EntryRange]) -> PartialResult:
         limit = self.work.recovery.max_range_seconds
         try:
             with self.while_processing(), time_limit(limit, self.on_hang):
@@ -258,16 +272,6 @@ class NodeTask:
         except TimeLimitReached:
             text = f"the range took longer than {limit:g} s"
             return late_failure(entry_range, self.work, self.monitor.worker, text)
-
-
-def _find_upcoming(
-    ranges: Sequence[EntryRange],
-) -> dict[tuple[str, str, int], Sequence[EntryRange]]:
-    """Tell what comes after each range, or after the last piece of one that was halved."""
-    return {
-        _end_of(one): ranges[index + 1 : index + 1 + NUM_UPCOMING]
-        for index, one in enumerate(ranges)
-    }
 
 
 def _end_of(entry_range: EntryRange) -> tuple[str, str, int]:
@@ -292,7 +296,7 @@ def late_failure(entry_range: EntryRange, work: Work, worker: str, text: str) ->
 
 
 def attempt_range(
-    entry_range: EntryRange, work: Work, worker: str, upcoming: Sequence[EntryRange] = ()
+    entry_range: EntryRange, work: Work, worker: str, upcoming: Iterable[EntryRange] = ()
 ) -> PartialResult:
     """Process a range once; a failure is in the result.
 
@@ -304,8 +308,8 @@ def attempt_range(
         What to do with it.
     worker : str
         Name of this worker, for failures.
-    upcoming : sequence of EntryRange
-        What comes next, as far as that is known.
+    upcoming : iterable of EntryRange
+        What comes next, as far as that is known; taken if that can be made use of.
     """
     attempt = Attempt(entry_range, upcoming)
     with record_messages(entry_range, worker=worker) as recorder:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter, OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -194,6 +194,7 @@ def process_task(
             stored=stored,
             ends_dataset=ends_dataset,
             scratch_directory=get_worker().local_directory,
+            find_following=partial(_find_following, get_worker(), info),
         )
         try:
             with _shared_endpoints():
@@ -201,6 +202,18 @@ def process_task(
             return result if is_root else hand_on(result, get_worker().local_directory)
         finally:
             monitor.finish()
+
+
+def _find_following(worker: Any, info: RunInfo) -> Sequence[EntryRange]:
+    """Find the ranges of the task of this run that the worker has ready to be begun next, if it has one."""
+    # dask changes all this in another thread, and has no public question for it (distributed 2026.8); it may be asked in vain
+    with suppress(Exception):
+        ready = [one for one in list(worker.state.tasks.values()) if one.state == "ready"]
+        task = min(ready, key=lambda one: one.priority).run_spec
+        _, packed_ranges, its_info, *_ = task.args
+        if isinstance(its_info, RunInfo) and its_info.run_id == info.run_id:
+            return unpack_ranges(packed_ranges)[0]
+    return ()
 
 
 _sizes: OrderedDict[str, Sizes] = OrderedDict()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from hepdask.opening import OpenFile, ReadOptions
@@ -24,7 +24,7 @@ class Reader(Protocol):
     """Gives the events of a range. Pickled once for a run; what it keeps between ranges is kept per process."""
 
     def read(
-        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Sequence[EntryRange] = ()
+        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Iterable[EntryRange] = ()
     ) -> AbstractContextManager[RangeEvents]:
         """Open a range; its events may be used until the context ends.
 
@@ -34,7 +34,7 @@ class Reader(Protocol):
             What to read.
         uses : Uses or None
             What the processor is known to use: read at once, and built. None: nothing is known.
-        upcoming : sequence of EntryRange
+        upcoming : iterable of EntryRange
             What is read next, as far as that is known: if it is far away, its bytes are requested meanwhile.
 
         Raises

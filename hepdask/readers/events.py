@@ -18,7 +18,7 @@ from hepdask.readers.damage import layout_errors
 from hepdask.readers.handles import lease, open_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from hepdask.opening import OpenFile, ReadOptions
@@ -77,7 +77,7 @@ class EventsReader:
     options: ReadOptions
 
     def read(
-        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Sequence[EntryRange] = ()
+        self, entry_range: EntryRange, uses: Uses | None = None, upcoming: Iterable[EntryRange] = ()
     ) -> AbstractContextManager[RangeEvents]:
         """Open a range."""
         return _open_events(self.kind, self.options, entry_range, uses, upcoming)
@@ -98,7 +98,7 @@ def _open_events(
     options: ReadOptions,
     entry_range: EntryRange,
     uses: Uses | None,
-    upcoming: Sequence[EntryRange],
+    upcoming: Iterable[EntryRange],
 ) -> Iterator[RangeEvents]:
     with lease(entry_range.file, options) as handle:
         opened = handle.open_file
@@ -140,7 +140,7 @@ def _look_ahead(
     uses: Uses | None,
     expected: frozenset[str],
     entry_range: EntryRange,
-    upcoming: Sequence[EntryRange],
+    upcoming: Iterable[EntryRange],
 ) -> None:
     """Request what the next ranges need; open the next file."""
     opened = handle.open_file

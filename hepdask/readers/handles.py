@@ -40,7 +40,7 @@ from hepdask.paths import local_path
 from hepdask.readers.ahead import find_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from hepdask.fileset import InputFile
 
@@ -212,12 +212,20 @@ def list_kept() -> list[str]:
         return [one.open_file.replica for one in pool.idle]
 
 
-def drop_ahead() -> None:
-    """Let go of what kept files have for ranges that would come next, and don't."""
+def drop_ahead(find_wanted: Callable[[], Collection[str]] = tuple) -> None:
+    """Let go of what kept files have for ranges that would come next, and don't.
+
+    Parameters
+    ----------
+    find_wanted : callable
+        Gives the URLs of files of which ranges will come; asked if there is a remote file.
+    """
     pool = _pool_of_process()
     with pool.lock:
-        idle = list(pool.idle)
-    for kept in idle:
+        idle = [one for one in pool.idle if find_ahead(one.open_file) is not None]
+        local = [one for one in pool.idle if find_ahead(one.open_file) is None]
+    wanted = find_wanted() if idle else ()
+    for kept in [*local, *(one for one in idle if one.open_file.replica not in wanted)]:
         kept.open_file.notes.pop("clusters", None)
         ahead = find_ahead(kept.open_file)
         if ahead is not None:

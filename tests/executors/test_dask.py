@@ -8,6 +8,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from hepdask import DaskExecutor, ExecutorError, LocalExecutor, OptionError, RunError, Runner
+from hepdask.executors.dask_tasks import _find_following
 from tests import example_processors as examples
 
 if TYPE_CHECKING:
@@ -195,6 +197,31 @@ def test_tasks_have_readable_keys_retries_and_priority(
     assert len(waiting) > 3
     assert {priority[0] for priority, _ in waiting.values()} == {-5}
     assert {retries for _, retries in waiting.values()} == {7}
+
+
+def test_a_task_knows_the_ranges_of_the_next_one(
+    client: Client, nano_files: NanoFiles, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        executor = DaskExecutor(client, max_ranges_per_task=1)
+        running = pool.submit(run, executor, nano_files, examples.WaitsForFile(tmp_path))
+        while len(begun := list(tmp_path.glob("begun-*"))) < len(client.nthreads()):
+            assert not running.done(), running.result()
+            threading.Event().wait(0.02)
+        found = client.run(_look_for_following)
+        (tmp_path / "go").touch()
+        running.result(timeout=120)
+    starts = {f"begun-{one.file.file_path[-11:-5]}-{one.entry_start}" for one, *_ in found.values()}
+    assert len(starts) == len(client.nthreads())
+    assert starts.isdisjoint(path.name for path in begun)
+    assert [len(ranges) for ranges in found.values()] == [1] * len(found)
+
+
+def _look_for_following(dask_worker: Any) -> Any:
+    (running,) = [one for one in dask_worker.state.tasks.values() if one.state == "executing"]
+    info = running.run_spec.args[2]
+    assert _find_following(dask_worker, replace(info, run_id="another")) == ()
+    return _find_following(dask_worker, info)
 
 
 def test_tasks_that_dask_gives_up_are_run_again_in_child_processes(nano_files: NanoFiles) -> None:

@@ -11,14 +11,18 @@ import pytest
 import uproot
 
 from hepdask import LocalExecutor, Runner
+from hepdask.attempt import Work
 from hepdask.fileset import InputFile
 from hepdask.opening import ReadOptions, forget_connections
+from hepdask.processor import ProcessorCopies
 from hepdask.ranges import EntryRange
 from hepdask.readers import ahead, build_reader, handles
 from hepdask.readers.ahead import AheadSource, _find_pages, find_ahead, request_branches
-from hepdask.readers.handles import close_all, drop_ahead, lease, open_ahead
+from hepdask.readers.handles import close_all, drop_ahead, lease, list_kept, open_ahead
 from hepdask.readers.uses import Seed, Use, Uses
+from hepdask.task import NodeTask
 from tests.servers import LatencyProxy, XrdServer
+from tests.test_task import RecordingMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,6 +127,45 @@ def test_a_run_gives_the_same_from_far_away(proxy: LatencyProxy, nano_files: Nan
         getattr(near.metrics.total, one) for one in figures
     ]
     assert far.metrics.partial.missed == frozenset()
+
+
+def test_what_the_next_task_needs_comes_while_this_one_ends(
+    proxy: LatencyProxy, uses: Uses
+) -> None:
+    first, second = remote(proxy), remote(proxy, "nano_2.root", 40)
+    following = [EntryRange(first, 50, 100), EntryRange(second, 0, 40)]
+
+    def process(ranges: list[EntryRange], following: list[EntryRange]) -> int:
+        before = proxy.num_turns
+        work = Work(
+            ProcessorCopies(lambda events: [events[one].to_list() for one in BRANCHES]),
+            build_reader(None, OPTIONS),
+            uses=uses,
+        )
+        result = NodeTask(ranges, work, RecordingMonitor(), find_following=lambda: following).run()
+        assert result.processed
+        assert not result.failures
+        while second.file_path in handles._pool_of_process().opening:
+            threading.Event().wait(0.01)
+        return proxy.num_turns - before
+
+    process([EntryRange(first, 0, 50)], following)
+    wait_until_read(second)
+    assert set(list_kept()) == {first.file_path, second.file_path}
+    # all of it is here
+    assert process(following, []) == 0
+    process([EntryRange(first, 0, 50)], following)
+    process([EntryRange(first, 100, 149)], [])  # something else came
+    assert process([EntryRange(second, 0, 40)], []) == 1
+
+
+def wait_until_read(file: InputFile) -> None:
+    """Wait until what was requested ahead is there: else the next turn counts."""
+    with lease(file, OPTIONS) as handle:
+        source = find_ahead(handle.open_file)
+        assert source is not None
+        for chunk in source._chunks.values():
+            chunk.wait()
 
 
 def write_ntuple(path: Path, num_clusters: int = 3) -> Path:
