@@ -30,6 +30,7 @@ from hepdask.clusters import (
     warn_of_threads,
 )
 from hepdask.errors import ExecutorError, OptionError
+from hepdask.executors import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -251,17 +252,24 @@ def reconnect(given: Any, client: Any) -> bool:
         return False
     began = time.monotonic()
     pause = threading.Event()
-    while client.status != "closed" and time.monotonic() - began < RECONNECT_SECONDS:
-        if client.status == "running":
-            with suppress(*LOST_ERRORS):
-                ask(client, "identity", n_workers=0)
-                logger.warning(
-                    "the connection to %s was lost, and is there again after %.0f s: the run goes on",
-                    given.word,
-                    time.monotonic() - began,
-                )
-                return True
-        pause.wait(RECONNECT_POLL_SECONDS)
+    with interruptible() as interrupts:
+        while (
+            client.status != "closed"
+            and time.monotonic() - began < RECONNECT_SECONDS
+            and not interrupts.count
+        ):
+            if client.status == "running":
+                with suppress(*LOST_ERRORS):
+                    ask(client, "identity", n_workers=0)
+                    # it may be another one, that was started meanwhile
+                    _prepared.discard(client)
+                    logger.warning(
+                        "the connection to %s was lost, and is there again after %.0f s: the run goes on",
+                        given.word,
+                        time.monotonic() - began,
+                    )
+                    return True
+            pause.wait(RECONNECT_POLL_SECONDS)
     return False
 
 

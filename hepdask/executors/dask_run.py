@@ -23,14 +23,14 @@ from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
 from hepdask.executors.dask_placement import place_tasks
 from hepdask.executors.dask_tasks import DIED, MARKS, SUMS, stop_run
-from hepdask.executors.dask_watch import ClusterWatch, Pace
+from hepdask.executors.dask_watch import LOOK_SECONDS, ClusterWatch, Pace
 from hepdask.failures import Failure
 from hepdask.held import bring_back
 from hepdask.partial import PartialResult, merge_results, process_name
 from hepdask.tree import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hepdask.executors import Interrupts
     from hepdask.failures import FailureKind
@@ -84,10 +84,15 @@ class DaskRun:
         What to do.
     options : TaskOptions
         What its tasks are told.
+    renew : callable
+        Called now and then.
     """
 
-    def __init__(self, client: Any, job: Job, options: TaskOptions) -> None:
+    def __init__(
+        self, client: Any, job: Job, options: TaskOptions, renew: Callable[[], None]
+    ) -> None:
         self._client = client
+        self._renew = renew
         self._job = job
         self._run_id = uuid.uuid4().hex
         self._news: queue.SimpleQueue[tuple[Node, Any] | dict[str, Any]] = queue.SimpleQueue()
@@ -108,7 +113,8 @@ class DaskRun:
 
     def submit(self) -> None:
         """Pack everything, build the graph, and persist it."""
-        self._client.get_task_stream(count=0)  # so that the scheduler records transfers
+        with suppress(*LOST_ERRORS):  # if it is lost just now, `wait` says so
+            self._client.get_task_stream(count=0)  # so that the scheduler records transfers
         self._submitted = time.time()
         self._graph.submit(
             self._cut, place_tasks(self._cut, self._job.expected_seconds, self._threads)
@@ -145,18 +151,21 @@ class DaskRun:
             self._follow(display, interrupts)
 
     def _follow(self, display: Display, interrupts: Interrupts) -> None:
+        last_look = time.monotonic()
         while self._unsettled and not self._is_abandoned:
             if interrupts.count:
                 self._stop(INTERRUPTED)
-            try:
+            news = None
+            with suppress(queue.Empty):
                 news = self._news.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                self._look_around()
-                continue
             if isinstance(news, dict):
                 self._take_report(news, display)
-            else:
+            elif news is not None:
                 self._settle(*news, display)
+            # on a large cluster, there are always news
+            if news is None or time.monotonic() - last_look > LOOK_SECONDS:
+                self._look_around()
+                last_look = time.monotonic()
 
     def _take_report(self, report: dict[str, Any], display: Display) -> None:
         """Take note of what a task says of itself."""
@@ -185,6 +194,7 @@ class DaskRun:
                 self._abandon(self._stopped_by or FULL)
             elif not self._stopped_by:
                 self._copy_late()
+                self._renew()
 
     def _count_full(self) -> None:
         """Let workers that were full count as dead: if there are more, tasks run in child processes, which are replaced."""
@@ -337,7 +347,15 @@ class DaskRun:
         if self._graph.is_finished(tree.root) and self._is_connected():
             with suppress(*LOST_ERRORS):
                 return bring_back(self._graph.futures[tree.root].result())
+        if not self._stopped_by and self._is_forgotten():
+            self._stopped_by = LOST
         return self._merge_rest()
+
+    def _is_forgotten(self) -> bool:
+        """Return whether the connection was lost after the last news: dask then gives all results up."""
+        return not self._is_connected() or any(
+            one.status == "cancelled" for one in self._graph.futures.values()
+        )
 
     def _merge_rest(self) -> PartialResult:
         """Merge here what is finished or in the store, as the tree says; make failures of the ranges of tasks that could not be run."""

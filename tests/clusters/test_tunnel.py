@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from distributed import Client
+
 from hepdask import DaskExecutor, LocalExecutor, Runner
+from hepdask.progress import RecordingProgress
 from tests.clusters.batch_servers import wait_until
 from tests.clusters.processors import CountsCalls
 from tests.clusters.tunnel import Tunnel
@@ -21,9 +26,9 @@ if TYPE_CHECKING:
     from tests.servers import TlsCluster
 
 
-def run(executor: Any, nano_files: NanoFiles, processor: Any, **options: Any) -> bytes:
+def run(executor: Any, fileset: Any, processor: Any, **options: Any) -> bytes:
     options = {"chunksize": 10, "progress": False, "metadata_cache": False, **options}
-    result = Runner(executor, **options).run(nano_files.fileset, processor)
+    result = Runner(executor, **options).run(fileset, processor)
     return bytes(result.output["pt"].view(flow=True).tobytes())
 
 
@@ -38,13 +43,15 @@ def test_a_run_goes_on_when_the_tunnel_is_built_again(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    expected = run(LocalExecutor(), nano_files, Weighted())
+    expected = run(LocalExecutor(), nano_files.fileset, Weighted())
     port = int(tls_cluster.address.rpartition(":")[2])
     with Tunnel(port) as tunnel, ThreadPoolExecutor(1) as pool:
         word = f"tls://localhost:{tunnel.port}"
         with DaskExecutor(word, security=files_of(tls_cluster), max_ranges_per_task=1) as executor:
             processor = CountsCalls(tmp_path, 200)
-            running = pool.submit(run, executor, nano_files, processor, store=tmp_path / "store")
+            running = pool.submit(
+                run, executor, nano_files.fileset, processor, store=tmp_path / "store"
+            )
             wait_until(lambda: len(list(tmp_path.glob("waits-*"))) >= 2, "two tasks wait")
             tunnel.cut()
             wait_until(lambda: executor._client().status != "running", "the client has noticed")
@@ -54,5 +61,57 @@ def test_a_run_goes_on_when_the_tunnel_is_built_again(
             (tmp_path / "go").touch()
             assert running.result(timeout=120) == expected
             # the next run takes the same connection
-            assert run(executor, nano_files, Weighted()) == expected
+            assert run(executor, nano_files.fileset, Weighted()) == expected
     assert "was lost, and is there again" in caplog.text
+
+
+def test_an_inspection_goes_on_when_the_tunnel_is_built_again(
+    tls_cluster: TlsCluster,
+    nano_files: NanoFiles,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    copies = [tmp_path / path.name for path in nano_files.paths]
+    for path, copied in zip(nano_files.paths, copies, strict=True):
+        shutil.copy(path, copied)
+    fileset = {"nano": dict.fromkeys(map(str, copies), "Events")}
+    expected = run(LocalExecutor(), fileset, Weighted())
+    copies[1].replace(tmp_path / "aside")
+    os.mkfifo(copies[1])  # its opening hangs
+    port = int(tls_cluster.address.rpartition(":")[2])
+    progress = RecordingProgress()
+    with (
+        Tunnel(port) as tunnel,
+        ThreadPoolExecutor(1) as pool,
+        DaskExecutor(f"tls://localhost:{tunnel.port}", security=files_of(tls_cluster)) as executor,
+        Client(
+            tls_cluster.address, security=tls_cluster.security, set_as_default=False
+        ) as observer,
+    ):
+        before = count_inspections(observer)
+        running = pool.submit(run, executor, fileset, Weighted(), progress=progress)
+        wait_until(lambda: progress.sum_advances("inspecting")[0] == 2, "two files are known")
+        tunnel.cut()
+        wait_until(lambda: executor._client().status != "running", "the client has noticed")
+        writer = os.open(copies[1], os.O_RDWR | os.O_NONBLOCK)
+        (tmp_path / "aside").replace(copies[1])
+        os.close(writer)  # whoever hung reads its end
+        assert not running.done()
+        tunnel.build()
+        assert running.result(timeout=120) == expected
+        # each file once: what was here when the connection broke was kept
+        assert count_inspections(observer) - before == len(copies)
+    assert progress.sum_advances("inspecting")[0] == len(copies)
+    assert "was lost, and is there again" in caplog.text
+
+
+def count_inspections(observer: Client) -> int:
+    """Return how many tasks that inspect files have come to a result."""
+
+    def count(dask_scheduler: Any) -> int:
+        return sum(
+            str(key).startswith("inspect-") and finish == "memory"
+            for key, _, finish, *_ in dask_scheduler.transition_log
+        )
+
+    return int(observer.run_on_scheduler(count))
