@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from tests.servers import REPOSITORY, stop_process
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["LONG_SECONDS", "SHORT_TIMES", "run_asleep"]
+__all__ = ["SHORT_TIMES", "run_asleep"]
 
 #: How long dask waits for whoever does not answer, on both sides.
 SHORT_TIMES = {
@@ -31,8 +30,6 @@ SHORT_TIMES = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",  # dask takes no less
 }
-#: Longer than all of these.
-LONG_SECONDS = 12.0
 
 
 def run_asleep(
@@ -42,11 +39,11 @@ def run_asleep(
     directory: Path,
     files: Iterable[Path],
     *,
-    seconds: float = LONG_SECONDS,
-    fall_asleep: Callable[[], object] = lambda: None,
-    wake_up: Callable[[], object] = lambda: None,
+    fall_asleep: Callable[[], object],
+    wake_up: Callable[[], object],
+    scheduler_log: Path,
 ) -> tuple[str, str]:
-    """Run the script, stop its processes in the middle, by default for longer than dask waits, and let it go on.
+    """Run the script, stop its processes in the middle until the scheduler has given it up, and let it go on.
 
     Parameters
     ----------
@@ -58,10 +55,10 @@ def run_asleep(
         Of the cluster; an empty one.
     files : iterable of Path
         Its fileset.
-    seconds : float
-        How long it sleeps.
     fall_asleep, wake_up : callable
         What happens to the connection with it.
+    scheduler_log : Path
+        Says that the client was removed.
 
     Returns
     -------
@@ -81,9 +78,13 @@ def run_asleep(
         stack.callback(stop_process, process)
         wait_until(lambda: list(directory.glob("waits-*")), "a range waits")
         os.killpg(process.pid, signal.SIGSTOP)
+        mark = scheduler_log.read_text()
         fall_asleep()
         (directory / "go").touch()
-        threading.Event().wait(seconds)
+        wait_until(
+            lambda: "Remove client" in scheduler_log.read_text()[len(mark) :],
+            "the scheduler has given the client up",
+        )
         wake_up()
         os.killpg(process.pid, signal.SIGCONT)
         said, warned = process.communicate(timeout=120)
