@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from distributed.comm import CommClosedError
 
 from hepdask.doctor import ClusterFacts, Expectations, Facts, Request, collect_facts, judge
-from hepdask.doctor.findings import PACKAGES, PROTOCOL_PACKAGES
 from hepdask.errors import ExecutorError
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.executors.dask_shipping import call_on_scheduler, find_plain_address
+from hepdask.versions import LIBRARIES, TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -36,7 +36,7 @@ MAX_TRIED_BYTES = 5_000_000
 
 def list_packages(used: Iterable[str]) -> tuple[str, ...]:
     """Name the distributions whose versions matter, with those that a processor uses."""
-    return tuple(sorted({*PACKAGES, *PROTOCOL_PACKAGES, *used}))
+    return tuple(sorted({*LIBRARIES, *TRANSPORT, *used}))
 
 
 def examine_cluster(
