@@ -209,7 +209,7 @@ class Executor(ABC):
     ) -> list[R | BaseException]:
         """Apply a function to all items, in batches, in parallel.
 
-        Ctrl-C ends it, and so does a cluster that is lost.
+        Ctrl-C ends it, and so does a cluster that is lost and doesn't come back.
 
         Parameters
         ----------

@@ -133,7 +133,8 @@ class Delivery:
             cargo = replace(self.cargo, credentials=tuple({**known, **settled}.values()))
             try:
                 self._bring(client, cargo)
-            except ExecutorError as error:
+            # a warning is an error for some users: not here, where a run is waited for
+            except (ExecutorError, UserWarning) as error:
                 names = " and ".join(settled)
                 logger.warning("the new %s has not come to all workers: %s", names, error)
             else:

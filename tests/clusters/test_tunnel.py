@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from distributed import Client
 
-from hepdask import DaskExecutor, LocalExecutor, Runner
+from hepdask import DaskExecutor, LocalExecutor, RunError, Runner
 from hepdask.progress import RecordingProgress
 from tests.clusters.analysis import hash_of
 from tests.clusters.batch_servers import wait_until
@@ -21,8 +23,6 @@ from tests.example_processors import Weighted
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.conftest import NanoFiles
     from tests.servers import TlsCluster
@@ -105,6 +105,33 @@ def test_an_inspection_goes_on_when_the_tunnel_is_built_again(
         assert count_inspections(observer) - before == len(copies)
     assert progress.sum_advances("inspecting")[0] == len(copies)
     assert "was lost, and is there again" in caplog.text
+
+
+def test_ctrl_c_ends_the_waiting_for_a_tunnel(
+    tls_cluster: TlsCluster,
+    nano_files: NanoFiles,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    port = int(tls_cluster.address.rpartition(":")[2])
+    with (
+        Tunnel(port) as tunnel,
+        ThreadPoolExecutor(1) as pool,
+        DaskExecutor(f"tls://localhost:{tunnel.port}", security=files_of(tls_cluster)) as executor,
+    ):
+
+        def lose() -> None:
+            wait_until(lambda: list(tmp_path.glob("waits-*")), "a range waits")
+            tunnel.cut()
+            wait_until(lambda: "is lost: waiting up to 300 s" in caplog.text, "it is waited for")
+            os.kill(os.getpid(), signal.SIGINT)
+
+        losing = pool.submit(lose)
+        with pytest.raises(RunError, match="the scheduler was lost") as caught:
+            run(executor, nano_files.fileset, CountsCalls(tmp_path, 0))
+        losing.result(timeout=10)
+        (tmp_path / "go").touch()
+    assert caught.value.partial_result.completeness.total.num_entries_not_reached == 289
 
 
 def count_inspections(observer: Client) -> int:
