@@ -93,5 +93,10 @@ def show_options(word: str) -> int:
 
 
 def _say_notes(choice: Choice) -> None:
-    if choice.facility is not None and choice.facility.notes:
-        note(f"{choice.word}: {' '.join(choice.facility.notes.split())}")
+    facility = choice.facility
+    if facility is None:
+        return
+    if facility.notes:
+        note(f"{choice.word}: {' '.join(facility.notes.split())}")
+    if facility.source:
+        note(f"{choice.word}: documented at {facility.source}, read on {facility.date}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import dask
+
 from hepdask.clusters.environment import worker_environment
 from hepdask.clusters.systems import SCALING, System, require
 from hepdask.errors import OptionError
@@ -44,12 +46,14 @@ class GatewaySystem(System):
     def render(self, options: Mapping[str, Any]) -> str:
         """Write what the service is asked for; see `System.render`."""
         connection = {name: value for name, value in _connection(options).items() if name != "auth"}
-        sent = {
+        configured = dask.config.get("gateway.address", None)
+        connection.setdefault("address", configured or "<as dask-gateway is configured>")
+        asked = {
             "gateway": connection,
             "cluster_options": _settings(options),
-            "scale": _scaling(options),
+            "scale" if "workers" in options else "adapt": _scaling(options),
         }
-        return json.dumps(sent, indent=2)
+        return json.dumps(asked, indent=2)
 
 
 def _connection(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,13 +70,16 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**wanted, **options.get("settings", {})}
 
 
-def _scaling(options: Mapping[str, Any]) -> dict[str, int]:
-    return {word: options[word] for word in SCALING if word in options}
+def _scaling(options: Mapping[str, Any]) -> dict[str, int | None]:
+    if "workers" in options:
+        return {"workers": options["workers"]}
+    return {"minimum": options.get("minimum", 0), "maximum": options.get("maximum")}
 
 
 def _scale(cluster: Any, options: Mapping[str, Any]) -> None:
-    if "workers" in options:
+    wanted = _scaling(options)
+    if "workers" in wanted:
         # the service itself replaces what is lost
-        cluster.scale(options["workers"])
+        cluster.scale(wanted["workers"])
     else:
-        cluster.adapt(minimum=options.get("minimum", 0), maximum=options.get("maximum"))
+        cluster.adapt(**wanted)

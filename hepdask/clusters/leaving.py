@@ -90,6 +90,7 @@ class WaitForHandOver(distributed.NannyPlugin):  # type: ignore[misc]  # dask ha
     """In the nanny's process: at SIGTERM let the worker hand over, before dask's own handler ends it."""
 
     name = "hepdask-wait-for-hand-over"
+    idempotent = True  # a second one would not be told of SIGTERM
     restart = False
 
     def setup(self, nanny: Any) -> None:  # noqa: ARG002

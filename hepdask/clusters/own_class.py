@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hepdask.clusters.security import build_security, warn_of_plain_text
-from hepdask.clusters.systems import SCALING, System, load_class, scale
+from hepdask.clusters.systems import SCALING, System, describe_scaling, load_class, scale
 from hepdask.errors import OptionError
 
 if TYPE_CHECKING:
@@ -54,10 +54,18 @@ class ClassSystem(System):
         return cluster
 
     def render(self, options: Mapping[str, Any]) -> str:
-        """Write the call; the class itself writes the job. See `System.render`."""
-        name = _path_of(options).replace(":", ".")
-        lines = [f"    {key}={value!r}," for key, value in sorted(_translate(options).items())]
-        return "\n".join([f"{name}(", *lines, ")"])
+        """Write the calls; the class itself writes the jobs. See `System.render`."""
+        module, _, name = _path_of(options).partition(":")
+        arguments = _translate(options)
+        lines = [f"    {key}={value!r}," for key, value in sorted(arguments.items())]
+        if "security" in options:
+            lines.append("    security=...,  # as configured")
+        call = "\n".join([f"{name}(", *lines, ")"]) if lines else f"{name}()"
+        scaling = describe_scaling(options, per_job=arguments.get("processes", 1))
+        return (
+            f"# {name} writes and submits the jobs\n"
+            f"from {module} import {name}\n\ncluster = {call}\n{scaling}"
+        )
 
 
 def _path_of(options: Mapping[str, Any]) -> str:

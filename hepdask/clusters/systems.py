@@ -16,7 +16,16 @@ from hepdask.errors import MissingDependencyError, OptionError, suggest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["SCALING", "Endpoint", "System", "lifetime_of", "load_class", "require", "scale"]
+__all__ = [
+    "SCALING",
+    "Endpoint",
+    "System",
+    "describe_scaling",
+    "lifetime_of",
+    "load_class",
+    "require",
+    "scale",
+]
 
 #: Words of every system that can have more or fewer workers.
 SCALING = ("workers", "minimum", "maximum")
@@ -152,18 +161,32 @@ def scale(
     """
     from hepdask.clusters.adaptive import PatientAdaptive
 
+    least, most = _bounds(options, default, per_job)
+    if least:
+        cluster.scale(least)  # now, and not when adaptive scaling first looks
+    if most:
+        bounds = {"minimum": least, "maximum": max(least, most)}
+        cluster.adapt(Adaptive=PatientAdaptive, interval="1s", wait_count=IDLE_SECONDS, **bounds)
+
+
+def describe_scaling(options: Mapping[str, Any], *, per_job: int = 1) -> str:
+    """Write what `scale` asks for."""
+    least, most = _bounds(options, None, per_job)
+    if least == most:
+        return f"cluster.scale({least})"
+    return f"cluster.adapt(minimum={least}{'' if most == math.inf else f', maximum={most}'})"
+
+
+def _bounds(
+    options: Mapping[str, Any], default: int | None, per_job: int
+) -> tuple[int, int | float]:
     is_adaptive = "minimum" in options or "maximum" in options
     fixed = options.get("workers", None if is_adaptive else default)
     least = options.get("minimum", 0) if fixed is None else fixed
     most = options.get("maximum", math.inf) if fixed is None else fixed
     # half a job can't be asked for
     least = math.ceil(least / per_job) * per_job
-    most = most if most == math.inf else math.ceil(most / per_job) * per_job
-    if least:
-        cluster.scale(least)  # now, and not when adaptive scaling first looks
-    if most:
-        bounds = {"minimum": least, "maximum": max(least, most)}
-        cluster.adapt(Adaptive=PatientAdaptive, interval="1s", wait_count=IDLE_SECONDS, **bounds)
+    return least, most if most == math.inf else math.ceil(most / per_job) * per_job
 
 
 def lifetime_of(options: Mapping[str, Any]) -> tuple[int, int] | None:

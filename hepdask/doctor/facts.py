@@ -7,13 +7,13 @@ import socket
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cloudpickle
 
 from hepdask.shipping.credentials import Lifetime, find_credentials, read_lifetime
+from hepdask.versions import find_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hepdask.fileset import InputFile
     from hepdask.opening import ReadOptions
 
-__all__ = ["ClusterFacts", "Facts", "Request", "collect_facts", "find_versions"]
+__all__ = ["ClusterFacts", "Facts", "Request", "collect_facts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +156,6 @@ def collect_facts(
         lifetimes=() if request.is_short else tuple(map(read_lifetime, find_credentials())),
         files={file.file_path: _try_opening(file, request.options) for file in request.files},
     )
-
-
-@cache
-def find_versions(packages: tuple[str, ...]) -> Mapping[str, str]:
-    """Return the versions of the distributions that are installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @lru_cache(maxsize=2)  # workers in one process have the same answer

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hepdask.shipping.credentials import PROXY, format_end
 from hepdask.shipping.packing import format_bytes
+from hepdask.versions import LIBRARIES, TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,24 +17,10 @@ if TYPE_CHECKING:
     from hepdask.doctor.facts import ClusterFacts, Facts
     from hepdask.shipping.credentials import Lifetime
 
-__all__ = ["PACKAGES", "PROTOCOL_PACKAGES", "Expectations", "Finding", "judge"]
+__all__ = ["Expectations", "Finding", "judge"]
 
 Level = Literal["broken", "risky"]
 
-#: What speaks between client, scheduler and workers.
-PROTOCOL_PACKAGES = ("cloudpickle", "dask", "distributed", "msgpack")
-#: What a worker always needs; others only if the processor uses them.
-PACKAGES = (
-    "awkward",
-    "boost-histogram",
-    "coffea",
-    "hepdask",
-    "hist",
-    "numba",
-    "numpy",
-    "uproot",
-    "vector",
-)
 #: Python, uproot and coffea alone take 300 MB.
 MIN_MEMORY_BYTES, SMALL_MEMORY_BYTES = 600_000_000, 1_500_000_000
 MIN_SCRATCH_BYTES, SMALL_SCRATCH_BYTES = 100_000_000, 2_000_000_000
@@ -177,7 +164,7 @@ def _judge_scheduler(facts: ClusterFacts) -> Iterator[Finding]:
     scheduler, client = facts.scheduler, facts.client
     if scheduler is None:
         return
-    for name in PROTOCOL_PACKAGES:
+    for name in TRANSPORT:
         there, here = scheduler.versions.get(name), client.versions.get(name)
         if name != "cloudpickle" and there != here:
             yield Finding(
@@ -211,7 +198,7 @@ def _judge_packages(worker: Facts, client: Facts, used: frozenset[str]) -> Itera
         there = worker.versions.get(name)
         if there == here:
             continue
-        is_needed = name in PACKAGES or name in used
+        is_needed = name in LIBRARIES or name in used
         if there is None:
             if name in used or name in ("awkward", "hepdask", "uproot", "distributed"):
                 yield (

@@ -47,6 +47,7 @@ __all__ = [
     "check_reached",
     "cut_tree",
     "estimate_seconds",
+    "find_lost",
     "interruptible",
 ]
 
@@ -166,6 +167,15 @@ class NotReached(ExecutorError):
     """Stands for the result of an item to which a `map` did not come; its text says why."""
 
 
+def find_lost(results: Sequence[object]) -> list[int]:
+    """List the places of what a `map` did not come to as its scheduler was lost."""
+    return [
+        place
+        for place, one in enumerate(results)
+        if isinstance(one, NotReached) and str(one) == LOST
+    ]
+
+
 def check_reached(results: Iterable[object]) -> None:
     """Check that a `map` has come to all its items.
 
@@ -199,7 +209,7 @@ class Executor(ABC):
     ) -> list[R | BaseException]:
         """Apply a function to all items, in batches, in parallel.
 
-        Ctrl-C ends it, and so does a cluster that is lost.
+        Ctrl-C ends it, and so does a cluster that is lost and doesn't come back.
 
         Parameters
         ----------
@@ -291,7 +301,7 @@ class Executor(ABC):
         """
 
     def reconnect(self) -> bool:
-        """Come back to a cluster whose connection was lost, if there is one and it answers.
+        """Come back to a cluster whose connection was lost, if there is one and it answers; Ctrl-C ends the waiting.
 
         Returns
         -------

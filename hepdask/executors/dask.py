@@ -12,7 +12,16 @@ import distributed
 
 from hepdask.doctor import Request
 from hepdask.errors import ExecutorError, OptionError
-from hepdask.executors import Executor, Job, Outcome, check_options, interruptible
+from hepdask.executors import (
+    LOST,
+    Executor,
+    Job,
+    NotReached,
+    Outcome,
+    check_options,
+    find_lost,
+    interruptible,
+)
 from hepdask.executors.dask_clients import (
     choose_given,
     is_asynchronous,
@@ -26,7 +35,7 @@ from hepdask.executors.dask_examine import check_first, examine_cluster, list_pa
 from hepdask.executors.dask_graph import TaskOptions, pack
 from hepdask.executors.dask_map import DaskMap, warm_workers
 from hepdask.executors.dask_run import DaskRun
-from hepdask.executors.dask_shipping import delivering
+from hepdask.executors.dask_shipping import NoAnswerError, delivering
 from hepdask.recovery import RecoveryPolicy
 
 if TYPE_CHECKING:
@@ -151,13 +160,27 @@ class DaskExecutor(Executor):
             finally:
                 self._own.delivery = None
 
+    def _delivery(self) -> Delivery | None:
+        return getattr(self._own, "delivery", None)
+
     def _deliver(self, client: Any) -> Manifest | None:
-        delivery: Delivery | None = getattr(self._own, "delivery", None)
+        delivery = self._delivery()
         if delivery is None:
             return None
-        manifest, cargo = delivery.deliver(client), delivery.cargo
+        try:
+            manifest = delivery.deliver(client)
+        except NoAnswerError:
+            if not self.reconnect():
+                raise
+            manifest = delivery.deliver(client)
+        cargo = delivery.cargo
         check_first(client, delivery.scheduler_id, lambda: pack(cargo.value, manifest), cargo.used)
         return manifest
+
+    def _renew(self) -> None:
+        delivery = self._delivery()
+        if delivery is not None:
+            delivery.renew()
 
     def examine(self, files: Sequence[InputFile], options: ReadOptions) -> ClusterFacts:
         """Find out what the workers are and can; see `Executor.examine`."""
@@ -174,7 +197,10 @@ class DaskExecutor(Executor):
 
     def reconnect(self) -> bool:
         """Come back to a scheduler that runs elsewhere; see `Executor.reconnect`."""
-        return reconnect(self._given, self._opened)
+        is_back, delivery = reconnect(self._given, self._opened), self._delivery()
+        if is_back and delivery is not None:
+            delivery.forget()
+        return is_back
 
     def close(self) -> None:
         """Close the client (and local cluster) that this executor has opened by itself."""
@@ -193,6 +219,26 @@ class DaskExecutor(Executor):
     ) -> list[R | BaseException]:
         """Apply a function to batches of items; see `Executor.map`."""
         policy = recovery if recovery is not None else RecoveryPolicy()
+        results: list[R | BaseException] = [NotReached(LOST)] * len(items)
+        places = list(range(len(items)))
+        while True:
+            rest = [items[one] for one in places]
+            found = self._map_once(function, rest, name, advance, policy)
+            for place, one in zip(places, found, strict=True):
+                results[place] = one
+            # what is here is here; the scheduler has forgotten all else
+            places = find_lost(results)
+            if not places or not self.reconnect():
+                return results
+
+    def _map_once(
+        self,
+        function: Callable[[Sequence[T]], list[R]],
+        items: Sequence[T],
+        name: str,
+        advance: Callable[[list[R]], None],
+        policy: RecoveryPolicy,
+    ) -> list[R | BaseException]:
         client = self._client()
         with interruptible() as interrupts:
             running: DaskMap[T, R] = DaskMap(
@@ -202,6 +248,7 @@ class DaskExecutor(Executor):
                 name=name,
                 options=replace(self._options, manifest=self._deliver(client)),
                 recovery=policy,
+                renew=self._renew,
             )
             with waiting_for_workers(client):
                 return running.wait(advance, interrupts)
@@ -222,7 +269,7 @@ class DaskExecutor(Executor):
         client = self._client()
         prepare_workers(client)
         options = replace(self._options, manifest=self._deliver(client))
-        run = DaskRun(client, job, options)
+        run = DaskRun(client, job, options, self._renew)
         with interruptible() as interrupts, waiting_for_workers(client):
             run.submit()
             return run.wait(progress, interrupts)

@@ -30,6 +30,7 @@ from hepdask.clusters import (
     warn_of_threads,
 )
 from hepdask.errors import ExecutorError, OptionError
+from hepdask.executors import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -261,17 +262,37 @@ def reconnect(given: Any, client: Any) -> bool:
         return False
     began = time.monotonic()
     pause = threading.Event()
-    while client.status != "closed" and time.monotonic() - began < RECONNECT_SECONDS:
-        if client.status == "running":
-            with suppress(*LOST_ERRORS):
-                ask(client, "identity", n_workers=0)
+    is_told = False
+    with interruptible() as interrupts:
+        while client.status != "closed" and time.monotonic() - began < RECONNECT_SECONDS:
+            if _answers(client):
+                # it may be another one, that was started meanwhile
+                _prepared.discard(client)
                 logger.warning(
                     "the connection to %s was lost, and is there again after %.0f s: the run goes on",
                     given.word,
                     time.monotonic() - began,
                 )
                 return True
-        pause.wait(RECONNECT_POLL_SECONDS)
+            if interrupts.count:
+                break
+            if not is_told:
+                is_told = True
+                logger.warning(
+                    "the connection to %s is lost: waiting up to %.0f s for it; Ctrl-C ends the run with what is done",
+                    given.word,
+                    RECONNECT_SECONDS,
+                )
+            pause.wait(RECONNECT_POLL_SECONDS)
+    return False
+
+
+def _answers(client: Any) -> bool:
+    if client.status != "running":
+        return False
+    with suppress(*LOST_ERRORS):
+        ask(client, "identity", n_workers=0)
+        return True
     return False
 
 

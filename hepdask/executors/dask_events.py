@@ -67,8 +67,8 @@ def listen(client: Any, run_id: str, handler: Callable[[dict[str, Any]], None]) 
     """Receive the events of one run; a client has one handler for a topic, and may have several runs."""
     with _handlers_lock:
         handlers = _handlers.setdefault(client, {})
-        if not handlers:
-            client.subscribe_topic(TOPIC, lambda event: _pass_on(handlers, event))
+        # also where there is one already: a scheduler forgets it with a connection
+        client.subscribe_topic(TOPIC, lambda event: _pass_on(handlers, event))
         handlers[run_id] = handler
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from distributed.comm import CommClosedError
 
 from hepdask.doctor import ClusterFacts, Expectations, Facts, Request, collect_facts, judge
-from hepdask.doctor.findings import PACKAGES, PROTOCOL_PACKAGES
 from hepdask.errors import ExecutorError
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.executors.dask_shipping import call_on_scheduler, find_plain_address
+from hepdask.versions import LIBRARIES, TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -36,7 +37,7 @@ MAX_TRIED_BYTES = 5_000_000
 
 def list_packages(used: Iterable[str]) -> tuple[str, ...]:
     """Name the distributions whose versions matter, with those that a processor uses."""
-    return tuple(sorted({*PACKAGES, *PROTOCOL_PACKAGES, *used}))
+    return tuple(sorted({*LIBRARIES, *TRANSPORT, *used}))
 
 
 def examine_cluster(
@@ -64,19 +65,20 @@ def examine_cluster(
     one of LOST_ERRORS
         If they take longer.
     """
-    found = _ask_workers(client, replace(request, files=()), workers, answer_seconds)
+    general, packages = replace(request, files=()), request.packages
+    # all at a time: behind a tunnel, each answer takes a tenth of a second
+    with ThreadPoolExecutor(3) as pool:
+        asked = pool.submit(_ask_workers, client, general, workers, answer_seconds)
+        scheduler = pool.submit(call_on_scheduler, client, _make_asker(), packages=packages)
+        plain = pool.submit(find_plain_address, client)
+        own = collect_facts(replace(general, packed=b""), "client")
+    found = asked.result()
     if request.files:
         one_of_each = {one.host: address for address, one in found.items() if not one.problem}
         opened = _ask_workers(client, request, list(one_of_each.values()), answer_seconds)
         found |= {address: one for address, one in opened.items() if not one.problem}
-    packages = request.packages
-    scheduler: dict[str, Any] = call_on_scheduler(client, _make_asker(), packages=packages)
-    return ClusterFacts(
-        collect_facts(replace(request, packed=b"", files=()), "client"),
-        Facts("scheduler", **scheduler),
-        tuple(found.values()),
-        find_plain_address(client),
-    )
+    there = Facts("scheduler", **scheduler.result())
+    return ClusterFacts(own, there, tuple(found.values()), plain.result())
 
 
 def _ask_workers(

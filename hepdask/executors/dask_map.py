@@ -58,6 +58,8 @@ class DaskMap(Generic[T, R]):
         What they are told.
     recovery : RecoveryPolicy
         How long an item may take, and a worker be silent.
+    renew : callable
+        Called now and then.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class DaskMap(Generic[T, R]):
         name: str,
         options: TaskOptions,
         recovery: RecoveryPolicy,
+        renew: Callable[[], None],
     ) -> None:
         self._client = client
+        self._renew = renew
         self._token = uuid.uuid4().hex[:12]
         size = max(1, len(items) // MAX_BATCHES)
         self._batches = [items[start : start + size] for start in range(0, len(items), size)]
@@ -141,6 +145,7 @@ class DaskMap(Generic[T, R]):
             return LOST
         if self._watch.look() and self._watch.is_stuck():
             return FULL
+        self._renew()
         return ""
 
     def _take(self, numbers: list[int], advance: Callable[[list[R]], None]) -> None:
@@ -161,7 +166,8 @@ class DaskMap(Generic[T, R]):
                 self._client._gather, futures, callback_timeout=GATHER_SECONDS
             )
         except LOST_ERRORS:
-            if self._client.status == "running":
+            # also while dask connects again: then they are cancelled, and that is news
+            if self._client.status in ("running", "connecting"):
                 self._remade.update(numbers)
             return {}
         return dict(zip(numbers, results, strict=True))

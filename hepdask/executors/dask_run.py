@@ -30,7 +30,7 @@ from hepdask.partial import PartialResult, merge_results, process_name
 from hepdask.tree import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hepdask.executors import Interrupts
     from hepdask.failures import FailureKind
@@ -84,10 +84,15 @@ class DaskRun:
         What to do.
     options : TaskOptions
         What its tasks are told.
+    renew : callable
+        Called now and then.
     """
 
-    def __init__(self, client: Any, job: Job, options: TaskOptions) -> None:
+    def __init__(
+        self, client: Any, job: Job, options: TaskOptions, renew: Callable[[], None]
+    ) -> None:
         self._client = client
+        self._renew = renew
         self._job = job
         self._run_id = uuid.uuid4().hex
         self._news: queue.SimpleQueue[tuple[Node, Any] | dict[str, Any]] = queue.SimpleQueue()
@@ -110,7 +115,8 @@ class DaskRun:
 
     def submit(self) -> None:
         """Pack everything, build the graph, and persist it."""
-        self._client.get_task_stream(count=0)  # so that the scheduler records transfers
+        with suppress(*LOST_ERRORS):  # if it is lost just now, `wait` says so
+            self._client.get_task_stream(count=0)  # so that the scheduler records transfers
         self._submitted = time.time()
         job = self._job
         places = place_tasks(
@@ -156,13 +162,14 @@ class DaskRun:
         while self._unsettled and not self._is_abandoned:
             if interrupts.count:
                 self._stop(INTERRUPTED)
+            news = None
             with suppress(queue.Empty):
                 news = self._news.get(timeout=POLL_SECONDS)
-                if isinstance(news, dict):
-                    self._take_report(news, display)
-                else:
-                    self._settle(*news, display)
-            # thousands of tasks may have news all the time
+            if isinstance(news, dict):
+                self._take_report(news, display)
+            elif news is not None:
+                self._settle(*news, display)
+            # on a large cluster, there are always news
             if time.monotonic() - self._last_look >= POLL_SECONDS:
                 self._look_around()
                 self._last_look = time.monotonic()
@@ -197,6 +204,7 @@ class DaskRun:
                 self._abandon(self._stopped_by or FULL)
             elif not self._stopped_by:
                 self._copy_late()
+                self._renew()
 
     def _count_full(self) -> None:
         """Let workers that were full count as dead: if there are more, tasks run in child processes, which are replaced."""
@@ -356,7 +364,15 @@ class DaskRun:
         if self._graph.is_finished(tree.root) and self._is_connected():
             with suppress(*LOST_ERRORS):
                 return bring_back(self._graph.futures[tree.root].result())
+        if not self._stopped_by and self._is_forgotten():
+            self._stopped_by = LOST
         return self._merge_rest()
+
+    def _is_forgotten(self) -> bool:
+        """Return whether the connection was lost after the last news: dask then gives all results up."""
+        return not self._is_connected() or any(
+            one.status == "cancelled" for one in self._graph.futures.values()
+        )
 
     def _merge_rest(self) -> PartialResult:
         """Merge here what is finished or in the store, as the tree says; make failures of the ranges of tasks that could not be run."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 import uuid
 import warnings
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,21 +25,28 @@ import distributed
 from hepdask.errors import ExecutorError
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 from hepdask.shipping.arrival import process_token
+from hepdask.shipping.credentials import find_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from hepdask.shipping import Cargo, Manifest
 
-__all__ = ["Delivery", "call_on_scheduler", "delivering", "find_plain_address"]
+__all__ = ["Delivery", "NoAnswerError", "call_on_scheduler", "delivering", "find_plain_address"]
 
 logger = logging.getLogger(__name__)
 
 #: How long workers may take to unpack what they get; one that hangs must not keep the others waiting.
 SEND_SECONDS = 20.0
+#: How often it is looked whether a proxy or token was renewed: they live for hours, the shortest for some minutes.
+RENEW_SECONDS = 15.0
 #: Schemes whose connections nobody else can read.
 _PRIVATE_SCHEMES = frozenset({"inproc", "tls", "wss"})
 _FILES = frozenset({"module", "resource"})
+
+
+class NoAnswerError(ExecutorError):
+    """Says that a scheduler does not answer: it may do so when its connection is there again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,9 @@ class Delivery:
         self.scheduler_id = ""
         self._run_id = uuid.uuid4().hex
         self._client: Any = None
+        self._last_look = 0.0
+        #: digests of what was new at the last look
+        self._seen: set[str] = set()
 
     @cached_property
     def cargo(self) -> Cargo:
@@ -101,22 +112,54 @@ class Delivery:
             If another run needs another version of a module now, or a worker can't take what it gets.
         """
         if self._client is not client:
-            parcels = list(_wrap(self.cargo))
-            found = self._claim(client, parcels)
-            if found["conflict"]:
-                raise ExecutorError(_explain_conflict(*found["conflict"]))
-            self._client, self.scheduler_id = client, found["id"]
-            if any(one.kind == "credential" for one in parcels):
-                plain = _find_plain([client.scheduler.address, *found["places"]])
-                if not _may_send_credentials(self.cargo, plain):
-                    parcels = [one for one in parcels if one.kind != "credential"]
-            for parcel in parcels:
-                if parcel.plugin_name in found["missing"]:
-                    _send(client, parcel)
-            for name in found["outdated"]:
-                with suppress(*LOST_ERRORS):
-                    ask(client, "unregister_worker_plugin", name=name)
+            self._bring(client, self.cargo)
+            self._last_look = time.monotonic()
         return self.cargo.manifest
+
+    def renew(self) -> None:
+        """Bring a proxy or token that was renewed since, if the last look was long enough ago; for whoever waits for the run."""
+        client, now = self._client, time.monotonic()
+        if client is None or now - self._last_look < RENEW_SECONDS:
+            return
+        self._last_look = now
+        if not self.cargo.options.credentials:
+            return
+        known = {one.variable: one for one in self.cargo.credentials}
+        found = [one for one in find_credentials() if one != known.get(one.variable)]
+        # what is new at two looks has been written to its end
+        settled = {one.variable: one for one in found if one.digest in self._seen}
+        self._seen = {one.digest for one in found}
+        if settled:
+            cargo = replace(self.cargo, credentials=tuple({**known, **settled}.values()))
+            try:
+                self._bring(client, cargo)
+            # a warning is an error for some users: not here, where a run is waited for
+            except (ExecutorError, UserWarning) as error:
+                names = " and ".join(settled)
+                logger.warning("the new %s has not come to all workers: %s", names, error)
+            else:
+                self.cargo = cargo
+
+    def _bring(self, client: Any, cargo: Cargo) -> None:
+        parcels = list(_wrap(cargo))
+        found = self._claim(client, parcels)
+        if found["conflict"]:
+            raise ExecutorError(_explain_conflict(*found["conflict"]))
+        self._client, self.scheduler_id = client, found["id"]
+        if any(one.kind == "credential" for one in parcels):
+            plain = _find_plain([client.scheduler.address, *found["places"]])
+            if not _may_send_credentials(cargo, plain):
+                parcels = [one for one in parcels if one.kind != "credential"]
+        for parcel in parcels:
+            if parcel.plugin_name in found["missing"]:
+                _send(client, parcel)
+        for name in found["outdated"]:
+            with suppress(*LOST_ERRORS):
+                ask(client, "unregister_worker_plugin", name=name)
+
+    def forget(self) -> None:
+        """Let the next `deliver` look again what there is: behind a connection that was lost may be another scheduler."""
+        self._client = None
 
     def close(self) -> None:
         """Let others replace what this run has used."""
@@ -145,8 +188,10 @@ def call_on_scheduler(client: Any, function: Any, **arguments: Any) -> Any:
 
     Raises
     ------
-    ExecutorError
+    NoAnswerError
         If the scheduler does not answer.
+    ExecutorError
+        If it can't call it.
     """
     try:
         answer = ask(
@@ -157,7 +202,7 @@ def call_on_scheduler(client: Any, function: Any, **arguments: Any) -> Any:
             kwargs=cloudpickle.dumps(arguments),
         )
     except LOST_ERRORS as error:
-        raise ExecutorError(f"the scheduler does not answer: {error}") from error
+        raise NoAnswerError(f"the scheduler does not answer: {error}") from error
     if answer["status"] != "OK":
         raise ExecutorError(f"the scheduler answers: {answer['exception_text']}")
     return answer["result"]
@@ -248,6 +293,12 @@ def _make_claimer() -> Any:
                 if used.get(what, digest) != digest:
                     return {"conflict": (what, owner == client_id)}
         books[run_id] = client_id, fixed, frozenset(wanted)
+        # of a proxy or token the newest is the right one: a worker that comes must not get two
+        for name in list(dask_scheduler.worker_plugins):
+            for wanted_name, what in wanted.items():
+                is_same = what.startswith("credential ") and name.startswith(f"hepdask {what} ")
+                if is_same and name != wanted_name:
+                    dask_scheduler.worker_plugins.pop(name, None)
         needed = {name for _, _, names in books.values() for name in names}
         # a module's new version replaces the old one; two resources may have one name
         replaced = [f"hepdask {what} " for what in wanted.values()]

@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hepdask.doctor import ClusterFacts, Request, collect_facts
-from hepdask.doctor.findings import PACKAGES
 from hepdask.executors import (
     INTERRUPTED,
     Executor,
@@ -21,6 +20,7 @@ from hepdask.executors import (
 )
 from hepdask.metrics import host_name
 from hepdask.task import NodeTask
+from hepdask.versions import LIBRARIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +89,7 @@ class LocalExecutor(Executor):
 
     def examine(self, files: Sequence[InputFile], options: ReadOptions) -> ClusterFacts:
         """Find out what this process is and can; see `Executor.examine`."""
-        request = Request((*PACKAGES,), files=tuple(files), options=options)
+        request = Request(LIBRARIES, files=tuple(files), options=options)
         here = collect_facts(request, "this process", scratch=tempfile.gettempdir())
         return ClusterFacts(here, None, (here,))
 

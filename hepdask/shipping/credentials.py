@@ -38,6 +38,9 @@ PROXY, TOKEN, TOKEN_FILE = "X509_USER_PROXY", "BEARER_TOKEN", "BEARER_TOKEN_FILE
 #: A proxy with all its attributes has some 20 kB; what is larger is something else.
 MAX_BYTES = 1_000_000
 
+#: Files that this process has written.
+_written: set[str] = set()
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -145,16 +148,22 @@ def write_credential(variable: str, content: bytes, scratch: str) -> str:
     Returns
     -------
     str
-        The file. Others with the same content in this process are that file, too.
+        The file. Others with the same content in this process are that file, too; and so is a renewed one.
     """
     before = os.environ.get(variable)
     if before and _holds(before, content):
         return before
-    directory = tempfile.mkdtemp(prefix="hepdask-private-", dir=scratch)  # mode 700
-    path = os.path.join(directory, variable.lower())  # noqa: PTH118
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if before and before in _written and Path(before).parent.is_dir():
+        path = before  # child processes know it by this name
+    else:
+        directory = tempfile.mkdtemp(prefix="hepdask-private-", dir=scratch)  # mode 700
+        path = os.path.join(directory, variable.lower())  # noqa: PTH118
+        _written.add(path)
+    # whoever reads it meanwhile finds the old one or the new one; mkstemp makes it of mode 600
+    descriptor, new = tempfile.mkstemp(dir=os.path.dirname(path))  # noqa: PTH120
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(content)
+    os.replace(new, path)  # noqa: PTH105
     os.environ[variable] = path
     if variable == TOKEN_FILE:
         os.environ.pop(TOKEN, None)  # it would come first

@@ -33,6 +33,11 @@ class Networks:
         """Return the words before a command that let it run there."""
         return ["ip", "netns", "exec", network]
 
+    def connect_client(self, is_up: bool) -> None:
+        """Let the client see the scheduler, or let what they send to each other be lost."""
+        end = _ends("c")[0]
+        _ip("-n", self.scheduler, "link", "set", end, "up" if is_up else "down")
+
 
 @contextmanager
 def three_networks() -> Iterator[Networks]:
@@ -58,12 +63,16 @@ def three_networks() -> Iterator[Networks]:
 
 
 def _connect(networks: Networks, other: str, tag: str, near: str, far: str) -> None:
-    ends = [f"hd{tag}{number}{os.getpid() % 100_000}" for number in (0, 1)]
+    ends = _ends(tag)
     _ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
     for end, network, address in zip(ends, (networks.scheduler, other), (near, far), strict=True):
         _ip("link", "set", end, "netns", network)
         _ip("-n", network, "addr", "add", f"{address}/24", "dev", end)
         _ip("-n", network, "link", "set", end, "up")
+
+
+def _ends(tag: str) -> list[str]:
+    return [f"hd{tag}{number}{os.getpid() % 100_000}" for number in (0, 1)]
 
 
 def _is_allowed() -> bool:

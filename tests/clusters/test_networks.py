@@ -12,11 +12,14 @@ from hepdask import LocalExecutor, Runner
 from tests.certificates import make_certificates, tls_flags
 from tests.clusters.analysis import hash_of
 from tests.clusters.networks import Networks, three_networks
+from tests.clusters.sleeper import SHORT_TIMES, run_asleep
 from tests.example_processors import Weighted
 from tests.servers import REPOSITORY, stop_process
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.conftest import NanoFiles
 
@@ -33,6 +36,22 @@ def start(stack: ExitStack, directory: Path, inside: list[str], *arguments: str)
     stack.callback(stop_process, process)
 
 
+def start_cluster(stack: ExitStack, directory: Path, networks: Networks) -> None:
+    """Start a scheduler, and a worker that the client can't see."""
+    flags = tls_flags(directory)
+    start(
+        *(stack, directory, networks.inside(networks.scheduler)),
+        *("distributed.cli.dask_scheduler", "--protocol", "tls", "--host", "0.0.0.0"),
+        *("--port", "8786", "--no-dashboard", *flags),
+    )
+    start(
+        *(stack, directory, networks.inside(networks.workers), "distributed.cli.dask_worker"),
+        *(f"tls://{networks.scheduler_for_workers}:8786", "--nthreads", "1"),
+        *("--host", networks.worker_host, "--no-dashboard", "--death-timeout", "60"),
+        *("--local-directory", str(directory), *flags),
+    )
+
+
 def sees(networks: Networks, network: str, host: str) -> bool:
     """Return whether there is a way to a host from a network."""
     route = ["ip", "route", "get", host]
@@ -44,22 +63,11 @@ def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_
     run = Runner(LocalExecutor(), chunksize=20, progress=False, metadata_cache=False)
     expected = hash_of(run(nano_files.fileset, processor_instance=Weighted()))
     make_certificates(tmp_path)
-    flags = tls_flags(tmp_path)
     with three_networks() as networks, ExitStack() as stack:
         assert sees(networks, networks.client, networks.scheduler_for_client)
         assert not sees(networks, networks.client, networks.worker_host)
         assert not sees(networks, networks.workers, networks.client_host)
-        start(
-            *(stack, tmp_path, networks.inside(networks.scheduler)),
-            *("distributed.cli.dask_scheduler", "--protocol", "tls", "--host", "0.0.0.0"),
-            *("--port", "8786", "--no-dashboard", *flags),
-        )
-        start(
-            *(stack, tmp_path, networks.inside(networks.workers), "distributed.cli.dask_worker"),
-            *(f"tls://{networks.scheduler_for_workers}:8786", "--nthreads", "1"),
-            *("--host", networks.worker_host, "--no-dashboard", "--death-timeout", "60"),
-            *("--local-directory", str(tmp_path), *flags),
-        )
+        start_cluster(stack, tmp_path, networks)
         word = f"tls://{networks.scheduler_for_client}:8786"
         script = [sys.executable, "-m", "tests.clusters.analysis", word, str(tmp_path)]
         done = subprocess.run(
@@ -73,3 +81,26 @@ def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_
         )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == expected
+
+
+def test_a_client_that_went_to_sleep_where_nobody_sees_it(
+    nano_files: NanoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Runner(LocalExecutor(), chunksize=10, progress=False, metadata_cache=False)
+    expected = hash_of(run(nano_files.fileset, processor_instance=Weighted()))
+    make_certificates(tmp_path)
+    for name, value in SHORT_TIMES.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "calls").mkdir()
+    with three_networks() as networks, ExitStack() as stack:
+        start_cluster(stack, tmp_path, networks)
+        found, said = run_asleep(
+            networks.inside(networks.client),
+            f"tls://{networks.scheduler_for_client}:8786",
+            *(tmp_path, tmp_path / "calls", nano_files.paths),
+            fall_asleep=lambda: networks.connect_client(False),
+            wake_up=lambda: networks.connect_client(True),
+            scheduler_log=tmp_path / "distributed.cli.dask_scheduler.log",
+        )
+    assert found == expected
+    assert "was lost, and is there again" in said

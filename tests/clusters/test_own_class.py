@@ -8,10 +8,17 @@ from hepdask.clusters import choose_cluster
 
 
 def test_the_class_gets_the_words_and_its_own_settings() -> None:
-    text = choose_cluster("lxplus", {"cores": 4, "settings": {"lcg": False}}).render()
-    assert text.startswith("dask_lxplus.CernCluster(\n")
+    options = {"cores": 4, "settings": {"lcg": False}, "maximum": 10}
+    text = choose_cluster("lxplus", options).render()
+    assert "from dask_lxplus import CernCluster\n\ncluster = CernCluster(\n" in text
+    assert text.endswith("\ncluster.adapt(minimum=0, maximum=12)")  # whole jobs
     for part in ("cores=4", "processes=4", "lcg=False", "scheduler_options={'port': 8786}"):
         assert f"    {part},\n" in text
+
+
+def test_a_class_that_is_told_nothing() -> None:
+    text = choose_cluster("swan", {"workers": 3}).render()
+    assert text.endswith("\ncluster = SwanHTCondorCluster()\ncluster.scale(3)")
 
 
 def test_a_class_is_needed() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +16,16 @@ import distributed
 import pytest
 
 from hepdask import DaskExecutor, OptionError, Runner, Shipping
+from hepdask.executors import dask_shipping, dask_watch
 from hepdask.shipping.credentials import Credential, find_credentials, read_lifetime
 from hepdask.shipping.environment import collect_environment
+from tests.clusters.batch_servers import wait_until
 from tests.proxies import make_proxy, make_token
 from tests.sites import run_site
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.conftest import NanoFiles
     from tests.sites import Site
 
@@ -36,6 +43,31 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]
         path.chmod(0o600)
         monkeypatch.setenv(name, str(path))
     return contents
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Pickle all task graphs that clients of this process send out."""
+    found: list[bytes] = []
+    update = distributed.Client._graph_to_futures
+
+    def record(self: Any, dsk: Any, *arguments: Any, **options: Any) -> Any:
+        found.append(cloudpickle.dumps(dsk))
+        return update(self, dsk, *arguments, **options)
+
+    monkeypatch.setattr(distributed.Client, "_graph_to_futures", record)
+    return found
+
+
+def check_secret(contents: Iterable[bytes], site: Site, graphs: list[bytes], said: str) -> None:
+    """Check that no content is in a graph, a log, an event, or what this process has said."""
+    assert graphs
+    logs = site.client.get_scheduler_logs(), site.client.get_events(), said
+    places = [repr(logs).encode(), *graphs, *(site.log(one).encode() for one in site.processes)]
+    for content in contents:
+        _, _, private = content.partition(b"PRIVATE KEY-----\n")
+        key = private.splitlines()[0] if private else content[-40:]
+        assert not any(key in one for one in places)
 
 
 def look(_: Any) -> dict[str, Any]:
@@ -56,27 +88,29 @@ def process(events: Any) -> Any:
     return {len(events)}
 
 
-def run(client: Any, nano_files: NanoFiles, shipping: Any = None) -> Any:
+def run(client: Any, nano_files: NanoFiles, shipping: Any = None, processor: Any = process) -> Any:
     runner = Runner(
-        DaskExecutor(client), schema=None, metadata_cache=False, progress=False, shipping=shipping
+        DaskExecutor(client, max_ranges_per_task=1),
+        chunksize=50,
+        schema=None,
+        metadata_cache=False,
+        progress=False,
+        shipping=shipping,
     )
-    return runner.run(nano_files.fileset, process)
+    return runner.run(nano_files.fileset, processor)
 
 
 def test_they_are_private_files_on_workers(
-    site: Site, secrets: dict[str, bytes], nano_files: NanoFiles, monkeypatch: pytest.MonkeyPatch
+    site: Site,
+    secrets: dict[str, bytes],
+    nano_files: NanoFiles,
+    graphs: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("XRD_REQUESTTIMEOUT", "77")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MY_YEAR", "2018")
-    graphs: list[bytes] = []
-    update = distributed.Client._graph_to_futures
-
-    def record(self: Any, dsk: Any, *arguments: Any, **options: Any) -> Any:
-        graphs.append(cloudpickle.dumps(dsk))
-        return update(self, dsk, *arguments, **options)
-
-    monkeypatch.setattr(distributed.Client, "_graph_to_futures", record)
     run(site.client, nano_files, Shipping(environment=("MY_YEAR",)))
     found = site.call(look, None)
     for name, content in secrets.items():
@@ -85,12 +119,71 @@ def test_they_are_private_files_on_workers(
         assert path.startswith(str(site.directory))
     expected = {"XRD_REQUESTTIMEOUT": "77", "OMP_NUM_THREADS": "1", "MY_YEAR": "2018"}
     assert expected.items() <= found["environment"].items()
-    said = [site.log(name).encode() for name in site.processes]
-    logs = site.client.get_scheduler_logs(), site.client.get_events()
-    for content in secrets.values():
-        key = content.strip().splitlines()[-2] if content.startswith(b"---") else content[-40:]
-        assert not any(key in one for one in (*said, *graphs, repr(logs).encode()))
-    assert graphs
+    check_secret(secrets.values(), site, graphs, caplog.text)
+
+
+class Waits:
+    """Looks at its worker's proxy and token: the first range at once, all others when both have changed."""
+
+    def __init__(self, directory: Path, old: dict[str, str]) -> None:
+        self.directory = directory
+        self.old = old
+
+    def process(self, _: Any) -> Any:
+        is_late = (self.directory / "began").exists()
+        ends = time.monotonic() + 20
+        while is_late and time.monotonic() < ends and self.digests().items() & self.old.items():
+            threading.Event().wait(0.05)
+        paths = [os.environ[name] for name in self.old]
+        found = is_late, tuple(sorted(self.digests().items()))
+        modes = {stat.S_IMODE(Path(one).stat().st_mode) for one in paths}
+        (self.directory / "began").touch()
+        return {"digests": {found}, "modes": modes, "paths": {tuple(paths)}}
+
+    def digests(self) -> dict[str, str]:
+        return digests({name: Path(os.environ[name]).read_bytes() for name in self.old})
+
+
+def digests(contents: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def test_a_renewed_one_comes_to_workers_in_the_middle_of_a_run(
+    tmp_path: Path,
+    secrets: dict[str, bytes],
+    nano_files: NanoFiles,
+    graphs: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(dask_shipping, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(dask_watch, "LOOK_SECONDS", 0.1)
+    old = secrets
+    new = {"X509_USER_PROXY": make_proxy(2 * HOUR), "BEARER_TOKEN_FILE": make_token(2 * HOUR)}
+    with run_site(tmp_path) as site, ThreadPoolExecutor(1) as pool:
+        site.start_worker("first")
+        site.wait()
+        processor = Waits(tmp_path, digests(old))
+        running = pool.submit(run, site.client, nano_files, processor=processor)
+        wait_until((tmp_path / "began").exists, "a range has seen the old ones")
+        (tmp_path / "new").write_bytes(new["X509_USER_PROXY"])
+        (tmp_path / "new").replace(tmp_path / "X509_USER_PROXY")  # as most tools do
+        (tmp_path / "BEARER_TOKEN_FILE").write_bytes(new["BEARER_TOKEN_FILE"])
+        output = running.result(timeout=120).output
+        site.start_worker("late")
+        site.wait()
+        late = site.client.run(look, None)
+        check_secret([*old.values(), *new.values()], site, graphs, caplog.text)
+    expected = {
+        is_late: tuple(sorted(digests(one).items())) for is_late, one in ((False, old), (True, new))
+    }
+    assert output["digests"] == set(expected.items())
+    assert output["modes"] == {0o600}
+    assert len(output["paths"]) == 1  # so that child processes find it, too
+    for found in late.values():
+        assert {name: found[name][:3] for name in new} == {
+            name: (content, 0o600, 0o700) for name, content in new.items()
+        }
 
 
 def test_a_token_in_a_variable_is_a_file_there(

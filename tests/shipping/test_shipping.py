@@ -24,6 +24,7 @@ from hepdask import (
     Runner,
     Shipping,
 )
+from hepdask.executors.dask_shipping import Delivery
 from hepdask.fingerprint import fingerprint
 from hepdask.shipping import load_cargo, seal
 from tests.servers import REPOSITORY
@@ -404,3 +405,25 @@ def test_names_that_are_put_together_can_be_named(
         run(everywhere(site), nano_files, process, shipping=Shipping(modules=("numpy",)))
     with pytest.raises(OptionError, match="shipping is 'all': give Shipping"):
         run(LocalExecutor(), nano_files, process, shipping="all")
+
+
+def test_what_another_scheduler_lacks_is_sent_again(site: Site, workspace: Path) -> None:
+    write(workspace, {"known.py": NUMBER.format(7)})
+    number = importlib.import_module("known").number
+    delivery = Delivery(lambda: load_cargo(number, Shipping(credentials=False), {}))
+    delivery.deliver(site.client)
+    assert site.client.run_on_scheduler(drop_plugin, "hepdask module known ")
+    delivery.deliver(site.client)  # it was brought here
+    assert not site.client.run_on_scheduler(drop_plugin, "hepdask module known ")
+    delivery.forget()
+    delivery.deliver(site.client)
+    assert site.client.run_on_scheduler(drop_plugin, "hepdask module known ")
+    delivery.close()
+
+
+def drop_plugin(start: str, dask_scheduler: Any) -> bool:
+    """Let a scheduler be as one that was started anew, in this respect; return whether it had the plugin."""
+    names = [one for one in dask_scheduler.worker_plugins if one.startswith(start)]
+    for name in names:
+        del dask_scheduler.worker_plugins[name]
+    return bool(names)
