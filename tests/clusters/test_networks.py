@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from hepdask import LocalExecutor, Runner
+from hepdask import LocalExecutor
 from tests.certificates import make_certificates, tls_flags
-from tests.clusters.analysis import hash_of
+from tests.clusters.analysis import hash_of, run_inside, script
 from tests.clusters.networks import Networks, three_networks
-from tests.example_processors import Weighted
 from tests.servers import REPOSITORY, stop_process
 
 if TYPE_CHECKING:
@@ -41,8 +39,7 @@ def sees(networks: Networks, network: str, host: str) -> bool:
 
 
 def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_path: Path) -> None:
-    run = Runner(LocalExecutor(), chunksize=20, progress=False, metadata_cache=False)
-    expected = hash_of(run(nano_files.fileset, processor_instance=Weighted()))
+    expected = hash_of(script(LocalExecutor(), nano_files.fileset))
     make_certificates(tmp_path)
     flags = tls_flags(tmp_path)
     with three_networks() as networks, ExitStack() as stack:
@@ -61,15 +58,7 @@ def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_
             *("--local-directory", str(tmp_path), *flags),
         )
         word = f"tls://{networks.scheduler_for_client}:8786"
-        script = [sys.executable, "-m", "tests.clusters.analysis", word, str(tmp_path)]
-        done = subprocess.run(
-            [*networks.inside(networks.client), *script, *map(str, nano_files.paths)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == expected
+        files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")}
+        client = networks.inside(networks.client)
+        printed = run_inside(client, word, {"security": files}, nano_files, tmp_path)
+    assert printed == expected
