@@ -7,9 +7,8 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from hepdask import LocalExecutor
 from tests.certificates import make_certificates, tls_flags
-from tests.clusters.analysis import hash_of, run_inside, script
+from tests.clusters.analysis import hash_of, run_inside
 from tests.clusters.networks import Networks, three_networks
 from tests.servers import REPOSITORY, stop_process
 
@@ -38,8 +37,9 @@ def sees(networks: Networks, network: str, host: str) -> bool:
     return done.returncode == 0
 
 
-def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_path: Path) -> None:
-    expected = hash_of(script(LocalExecutor(), nano_files.fileset))
+def test_the_client_needs_to_see_the_scheduler_alone(
+    nano_files: NanoFiles, expected: bytes, tmp_path: Path
+) -> None:
     make_certificates(tmp_path)
     flags = tls_flags(tmp_path)
     with three_networks() as networks, ExitStack() as stack:
@@ -61,4 +61,4 @@ def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_
         files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")}
         client = networks.inside(networks.client)
         printed = run_inside(client, word, {"security": files}, nano_files, tmp_path)
-    assert printed == expected
+    assert printed == hash_of(expected)

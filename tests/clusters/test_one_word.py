@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 import pytest
 
-from hepdask import DaskExecutor, LocalExecutor
+from hepdask import DaskExecutor
 from tests.clusters.analysis import script
 from tests.clusters.gateway_server import run_gateway
 from tests.servers import REPOSITORY, run_tls_cluster
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import NanoFiles
-
-
-@pytest.fixture(scope="module")
-def expected(nano_files: NanoFiles) -> bytes:
-    return script(LocalExecutor(), nano_files.fileset)
 
 
 @pytest.fixture
