@@ -81,8 +81,23 @@ def warn_of_open_ports(arguments: Mapping[str, Any]) -> None:
         )
 
 
-class _Mended(SpecCluster):  # type: ignore[misc]  # dask has no types
-    """What dask-cloudprovider's cluster lacks: commands that distributed still has, and an end at which nothing is left over."""
+class _ClearsUp(SpecCluster):  # type: ignore[misc]  # dask has no types
+    """Leaves nothing over: neither at its end, nor where it can't start."""
+
+    async def _start(self) -> None:
+        try:
+            await super()._start()
+        except BaseException:
+            await _clear_up(self)
+            raise
+
+    async def _close(self) -> None:
+        await super()._close()
+        await _clear_up(self)
+
+
+class _WithCommands(SpecCluster):  # type: ignore[misc]
+    """Sends commands that distributed still has."""
 
     async def _start(self) -> None:
         # dask-cloudprovider has just written down both kinds of tasks, and comes here to have them started
@@ -90,15 +105,11 @@ class _Mended(SpecCluster):  # type: ignore[misc]  # dask has no types
             spec["cls"] = _with_command(spec["cls"])
         await super()._start()
 
-    async def _close(self) -> None:
-        await super()._close()
-        await _clear_up(self)
-
 
 def _make_class() -> Any:
     aws = require("dask_cloudprovider.aws", "ecs")
-    # FargateCluster first, and its own super() then finds the other one
-    return type("FargateCluster", (aws.FargateCluster, _Mended), {})
+    # in this order super() leads from one to the next
+    return type("FargateCluster", (_ClearsUp, aws.FargateCluster, _WithCommands), {})
 
 
 def _with_command(task_class: Any) -> Any:

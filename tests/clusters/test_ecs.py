@@ -64,6 +64,14 @@ def test_a_script_that_closes_nothing_leaves_nothing(
     assert cloud.run("-m", "tests.clusters.ecs_account", URL).split() == []
 
 
+def test_a_cluster_that_cannot_start_leaves_nothing(cloud: Cloud, nano_files: NanoFiles) -> None:
+    # roles and ECS's cluster are there before the network is looked for
+    settings = {"fargate_use_private_ip": True, "vpc": "vpc-none"}
+    with pytest.raises(RuntimeError, match="get_vpc_subnets"):
+        cloud.run_script("ecs", {**SITE, "settings": settings}, nano_files, end="close")
+    assert cloud.run("-m", "tests.clusters.ecs_account", URL).split() == []
+
+
 @pytest.mark.parametrize(
     "arguments", [{"security_groups": ["sg-1"]}, {"fargate_use_private_ip": True}]
 )
