@@ -33,19 +33,18 @@ def prepare(ecs: Any, url: str) -> None:
     urllib.request.urlopen(question, timeout=10).close()
 
 
-def find_tasks(ecs: Any) -> dict[str, Any]:
-    """Return the tasks that are to run, by their ARNs."""
+def find_tasks(ecs: Any) -> dict[str, str]:
+    """Return the tasks that are to run, with the clusters that they are in."""
     found = {}
     for cluster in ecs.list_clusters()["clusterArns"]:
-        names = ecs.list_tasks(cluster=cluster, desiredStatus="RUNNING")["taskArns"]
-        if names:
-            tasks = ecs.describe_tasks(cluster=cluster, tasks=names)["tasks"]
-            found.update({one["taskArn"]: one for one in tasks if one["lastStatus"] == "RUNNING"})
+        tasks = ecs.list_tasks(cluster=cluster, desiredStatus="RUNNING")["taskArns"]
+        found.update(dict.fromkeys(tasks, cluster))
     return found
 
 
-def start(ecs: Any, containers: Containers, task: Any) -> None:
+def start(ecs: Any, containers: Containers, cluster: str, arn: str) -> None:
     """Run the container of a task: its definition, and what was overridden."""
+    (task,) = ecs.describe_tasks(cluster=cluster, tasks=[arn])["tasks"]
     definition = ecs.describe_task_definition(taskDefinition=task["taskDefinitionArn"])
     (container,) = definition["taskDefinition"]["containerDefinitions"]
     (override,) = task["overrides"]["containerOverrides"]
@@ -54,7 +53,7 @@ def start(ecs: Any, containers: Containers, task: Any) -> None:
     pairs = [*container.get("environment", []), *override.get("environment", [])]
     environment = {one["name"]: one["value"] for one in pairs}
     command = override.get("command") or container["command"]
-    containers.start(name_of(task["taskArn"]), container["image"], command, environment)
+    containers.start(name_of(arn), container["image"], command, environment)
 
 
 def name_of(arn: str) -> str:
@@ -68,21 +67,21 @@ def main() -> None:
     url, directory = sys.argv[1], Path(sys.argv[2])
     ecs = boto3.client("ecs", endpoint_url=url)
     containers = Containers(directory)
-    running: dict[str, Any] = {}
+    running: dict[str, str] = {}
     prepare(ecs, url)
     print("ready", flush=True)
     try:
         while True:
             tasks = find_tasks(ecs)
             for arn in tasks.keys() - running.keys():
-                start(ecs, containers, tasks[arn])
+                start(ecs, containers, tasks[arn], arn)
                 running[arn] = tasks[arn]
             for arn in running.keys() - tasks.keys():
                 containers.stop(name_of(arn))
                 del running[arn]
             ended = containers.reap()
             for arn in [one for one in running if name_of(one) in ended]:
-                ecs.stop_task(cluster=running.pop(arn)["clusterArn"], task=arn)
+                ecs.stop_task(cluster=running.pop(arn), task=arn)
             time.sleep(LOOK_SECONDS)
     finally:
         containers.stop_all()
