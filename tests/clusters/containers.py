@@ -101,9 +101,11 @@ class Containers:
         self._forget(name, process.wait())
 
     def stop_all(self) -> None:
-        """End what is left."""
-        for name in list(self._running):
-            self.stop(name)
+        """Kill what is left, at once."""
+        for name, process in list(self._running.items()):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            self._forget(name, process.wait())
 
     def _forget(self, name: str, code: int) -> None:
         self._running.pop(name, None)

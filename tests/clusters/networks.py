@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +95,7 @@ def local_network(*local: str) -> Iterator[LocalNetwork]:
     files = NETWORK_FILES / name
     with ExitStack() as stack:
         files.mkdir(parents=True)
-        stack.callback(shutil.rmtree, files)
+        stack.callback(_remove_files, files)
         hosts = files / "hosts"
         hosts.write_text("127.0.0.1 localhost\n")
         _ip("netns", "add", name)
@@ -104,6 +104,12 @@ def local_network(*local: str) -> Iterator[LocalNetwork]:
         for one in local:
             _ip("-n", name, "route", "add", "local", one, "dev", "lo")
         yield LocalNetwork(name, hosts)
+
+
+def _remove_files(directory: Path) -> None:
+    shutil.rmtree(directory)
+    with suppress(OSError):  # others have files there, too
+        directory.parent.rmdir()
 
 
 def _require_networks() -> None:
