@@ -97,6 +97,11 @@ def stop_process(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def _state_of(thread: Path) -> str:
+    """Return the state of a thread, by its directory in /proc; its name, in brackets, may be anything."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 class XrdServer:
     """A read-only XRootD server for the files of one directory.
 
@@ -212,7 +217,12 @@ class XrdServer:
 
     def pause(self) -> None:
         """Stop the server's clock: connections stay, nothing is answered."""
-        self._running().send_signal(signal.SIGSTOP)
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        # each of its threads stops when it is scheduled next; until then it may answer
+        states = Path("/proc", str(process.pid), "task")
+        while any(_state_of(thread) != "T" for thread in states.iterdir()):
+            threading.Event().wait(0.001)
 
     def resume(self) -> None:
         """Let a paused server go on."""

@@ -107,7 +107,10 @@ class _ClientOfCluster(distributed.Client):  # type: ignore[misc]  # dask has no
 
     def close(self, *arguments: Any, **options: Any) -> Any:
         closed = super().close(*arguments, **options)
-        self._owned_cluster.close()
+        # once: dask closes clients again when Python ends, and a KubeCluster that is closed twice then waits for ever
+        status = getattr(self._owned_cluster, "status", None)
+        if getattr(status, "name", status) != "closed":
+            self._owned_cluster.close()
         return closed
 
 

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hepdask import LocalExecutor
 from hepdask.clusters.systems import require
 from hepdask.errors import MissingDependencyError
+from tests.clusters.analysis import script
 from tests.clusters.batch_servers import (
     GridEngineServer,
     SlurmServer,
@@ -17,10 +19,18 @@ from tests.clusters.batch_servers import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.conftest import NanoFiles
+
 
 with suppress(MissingDependencyError):
     # not with importorskip alone, which would leave this process another handler of Ctrl-C
     require("dask_jobqueue", "jobqueue")
+
+
+@pytest.fixture(scope="session")
+def expected(nano_files: NanoFiles) -> bytes:
+    """The bits of the script's output, made without a cluster."""
+    return script(LocalExecutor(), nano_files.fileset)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,13 @@
-"""Three networks, for client, scheduler and workers: the scheduler sees both others, and these don't see each other."""
+"""Networks of tests: three, for client, scheduler and workers, with no way from the first to the last; or one, far from all others."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Networks", "three_networks"]
+__all__ = ["LocalNetwork", "Networks", "local_network", "three_networks"]
+
+#: Where processes in a network of this name find their /etc/hosts; see ip-netns(8).
+NETWORK_FILES = Path("/etc/netns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,7 @@ class Networks:
 @contextmanager
 def three_networks() -> Iterator[Networks]:
     """Make the networks, and remove them; skip the test where that is not allowed."""
-    if os.geteuid() != 0 or shutil.which("ip") is None or not _is_allowed():
-        pytest.skip(
-            "needs root, the right to make network namespaces, and: apt-get install iproute2"
-        )
+    _require_networks()
     names = [f"hepdask-{part}-{os.getpid()}" for part in ("client", "scheduler", "workers")]
     networks = Networks(*names)
     with ExitStack() as stack:
@@ -60,6 +61,67 @@ def three_networks() -> Iterator[Networks]:
             networks, networks.workers, "w", networks.scheduler_for_workers, networks.worker_host
         )
         yield networks
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNetwork:
+    """A network without any other machine.
+
+    Attributes
+    ----------
+    name : str
+        Of the network namespace.
+    hosts : Path
+        What processes in it see as ``/etc/hosts``.
+    """
+
+    name: str
+    hosts: Path
+
+    @property
+    def inside(self) -> list[str]:
+        """The words before a command that let it run there."""
+        return ["ip", "netns", "exec", self.name]
+
+
+@contextmanager
+def local_network(*local: str) -> Iterator[LocalNetwork]:
+    """Make a network in which all addresses of some ranges are this machine's own, and remove it.
+
+    Addresses that a simulation gives away lead to processes there, whichever it takes.
+
+    Parameters
+    ----------
+    *local : str
+        Ranges, ``"10.0.0.0/8"``.
+    """
+    _require_networks()
+    name = f"hepdask-local-{os.getpid()}"
+    files = NETWORK_FILES / name
+    with ExitStack() as stack:
+        files.mkdir(parents=True)
+        stack.callback(_remove_files, files)
+        hosts = files / "hosts"
+        hosts.write_text("127.0.0.1 localhost\n")
+        _ip("netns", "add", name)
+        stack.callback(_ip, "netns", "del", name)
+        _ip("-n", name, "link", "set", "lo", "up")
+        for one in local:
+            _ip("-n", name, "route", "add", "local", one, "dev", "lo")
+        yield LocalNetwork(name, hosts)
+
+
+def _remove_files(directory: Path) -> None:
+    shutil.rmtree(directory)
+    with suppress(OSError):  # others have files there, too
+        directory.parent.rmdir()
+
+
+def _require_networks() -> None:
+    if os.geteuid() != 0 or shutil.which("ip") is None or not _is_allowed():
+        pytest.skip(
+            "needs root, the right to make network namespaces, and: apt-get install iproute2"
+        )
 
 
 def _connect(networks: Networks, other: str, tag: str, near: str, far: str) -> None:

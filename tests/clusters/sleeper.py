@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hepdask import DaskExecutor, Runner
-from tests.clusters.analysis import hash_of
+from tests.clusters.analysis import bits_of, hash_of
 from tests.clusters.batch_servers import wait_until
 from tests.clusters.processors import CountsCalls
 from tests.servers import REPOSITORY, stop_process
@@ -102,7 +102,7 @@ def main() -> None:
         run = Runner(executor, chunksize=10, progress=False, metadata_cache=False, store=store)
         processor = CountsCalls(Path(directory), 200)
         output = run({"nano": paths}, "Events", processor_instance=processor)
-    print(hash_of(output))
+    print(hash_of(bits_of(output)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hepdask import LocalExecutor, Runner
 from tests.certificates import make_certificates, tls_flags
-from tests.clusters.analysis import hash_of
+from tests.clusters.analysis import bits_of, hash_of, run_inside
 from tests.clusters.networks import Networks, three_networks
 from tests.clusters.sleeper import SHORT_TIMES, run_asleep
 from tests.example_processors import Weighted
@@ -59,9 +58,9 @@ def sees(networks: Networks, network: str, host: str) -> bool:
     return done.returncode == 0
 
 
-def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_path: Path) -> None:
-    run = Runner(LocalExecutor(), chunksize=20, progress=False, metadata_cache=False)
-    expected = hash_of(run(nano_files.fileset, processor_instance=Weighted()))
+def test_the_client_needs_to_see_the_scheduler_alone(
+    nano_files: NanoFiles, expected: bytes, tmp_path: Path
+) -> None:
     make_certificates(tmp_path)
     with three_networks() as networks, ExitStack() as stack:
         assert sees(networks, networks.client, networks.scheduler_for_client)
@@ -69,25 +68,17 @@ def test_the_client_needs_to_see_the_scheduler_alone(nano_files: NanoFiles, tmp_
         assert not sees(networks, networks.workers, networks.client_host)
         start_cluster(stack, tmp_path, networks)
         word = f"tls://{networks.scheduler_for_client}:8786"
-        script = [sys.executable, "-m", "tests.clusters.analysis", word, str(tmp_path)]
-        done = subprocess.run(
-            [*networks.inside(networks.client), *script, *map(str, nano_files.paths)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == expected
+        files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")}
+        client = networks.inside(networks.client)
+        printed = run_inside(client, word, {"security": files}, nano_files, tmp_path)
+    assert printed == hash_of(expected)
 
 
 def test_a_client_that_went_to_sleep_where_nobody_sees_it(
     nano_files: NanoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Runner(LocalExecutor(), chunksize=10, progress=False, metadata_cache=False)
-    expected = hash_of(run(nano_files.fileset, processor_instance=Weighted()))
+    expected = hash_of(bits_of(run(nano_files.fileset, processor_instance=Weighted())))
     make_certificates(tmp_path)
     for name, value in SHORT_TIMES.items():
         monkeypatch.setenv(name, value)

@@ -5,34 +5,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import dask
 import pytest
 
-from hepdask import DaskExecutor, LocalExecutor, Runner
+from hepdask import DaskExecutor
+from tests.clusters.analysis import script
 from tests.clusters.gateway_server import run_gateway
-from tests.example_processors import Weighted
 from tests.servers import REPOSITORY, run_tls_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hepdask.executors import Executor
     from tests.conftest import NanoFiles
-
-
-def script(executor: Executor, fileset: Any) -> bytes:
-    """Do what a user's script does; only the executor's word differs."""
-    run = Runner(executor, chunksize=20, progress=False, metadata_cache=False)
-    output = run(fileset, processor_instance=Weighted())
-    output["pt"] = output["pt"].view(flow=True).tobytes()
-    return bytes(cloudpickle.dumps(output))
-
-
-@pytest.fixture(scope="module")
-def expected(nano_files: NanoFiles) -> bytes:
-    return script(LocalExecutor(), nano_files.fileset)
 
 
 @pytest.fixture

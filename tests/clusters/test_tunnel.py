@@ -14,7 +14,7 @@ from distributed import Client
 
 from hepdask import DaskExecutor, LocalExecutor, RunError, Runner
 from hepdask.progress import RecordingProgress
-from tests.clusters.analysis import hash_of
+from tests.clusters.analysis import bits_of, hash_of
 from tests.clusters.batch_servers import wait_until
 from tests.clusters.processors import CountsCalls
 from tests.clusters.sleeper import run_asleep
@@ -150,7 +150,7 @@ def test_a_client_that_went_to_sleep_goes_on(
     tls_cluster: TlsCluster, nano_files: NanoFiles, tmp_path: Path
 ) -> None:
     local = Runner(LocalExecutor(), chunksize=10, progress=False, metadata_cache=False)
-    expected = hash_of(local(nano_files.fileset, processor_instance=Weighted()))
+    expected = hash_of(bits_of(local(nano_files.fileset, processor_instance=Weighted())))
     certificates = tls_cluster.certificates_directory
     with Tunnel(int(tls_cluster.address.rpartition(":")[2])) as tunnel:
         found, said = run_asleep(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +113,11 @@ def test_a_server_that_hangs_is_left(servers: list[XrdServer], nano_files: NanoF
     """SIGSTOP: it takes connections, and never answers."""
     first, second = servers
     urls = [first.url("nano_1.root"), second.url("nano_1.root")]
-    hang = Interrupts(lambda: os.kill(first.pid, signal.SIGSTOP))
+    hang = Interrupts(first.pause)
     try:
         result = run({"nano": {"files": [urls]}}, hang, HASTY, xrootdtimeout=3)
     finally:
-        os.kill(first.pid, signal.SIGCONT)
+        first.resume()
     assert result.is_complete
     assert result.output == expected(nano_files)
     assert result.metrics.endpoints[f"root://127.0.0.1:{second.port}"].num_entries == 99
@@ -127,12 +125,12 @@ def test_a_server_that_hangs_is_left(servers: list[XrdServer], nano_files: NanoF
 
 def test_a_server_that_hangs_is_named(servers: list[XrdServer], nano_files: NanoFiles) -> None:
     first = servers[0]
-    hang = Interrupts(lambda: os.kill(first.pid, signal.SIGSTOP))
+    hang = Interrupts(first.pause)
     try:
         with pytest.raises(RunError, match="did not answer in time") as caught:
             run({"nano": [first.url("nano_1.root")]}, hang, HASTY, xrootdtimeout=2)
     finally:
-        os.kill(first.pid, signal.SIGCONT)
+        first.resume()
     (failure,) = caught.value.partial_result.failures
     assert failure.kind == "transient"
     assert caught.value.partial_result.output["entries"] == 50
