@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -29,6 +30,14 @@ def pytest_configure() -> None:
     """Set the XRootD client's time limits before anything can load its library."""
     for name, value in FAST_XROOTD.items():
         os.environ.setdefault(name, value)
+
+
+def pytest_sessionfinish() -> None:
+    """Let what is left complain now: who formats a traceback while hypothesis parses for its summary breaks both.
+
+    (Python up to 3.11.7: "AST constructor recursion depth mismatch", https://github.com/python/cpython/issues/106905)
+    """
+    gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
