@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from hepdask.executors.dask_clients import LOST_ERRORS
-from hepdask.executors.dask_tasks import SUMS, TOPIC
+from hepdask.executors.dask_monitor import SUMS, TOPIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,7 +20,8 @@ import distributed
 from dask.delayed import delayed
 
 from hepdask.errors import OptionError
-from hepdask.executors.dask_tasks import RunInfo, merge_task, pack_ranges, process_task
+from hepdask.executors.dask_marks import RunInfo
+from hepdask.executors.dask_tasks import merge_task, pack_ranges, process_task
 from hepdask.shipping import seal
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from dask.delayed import delayed
 from hepdask.executors import FULL, INTERRUPTED, LOST, NotReached
 from hepdask.executors.dask_clients import LOST_ERRORS, ask, is_under_way
 from hepdask.executors.dask_graph import TaskOptions, pack
-from hepdask.executors.dask_tasks import MARKS, RunInfo, call_packed
+from hepdask.executors.dask_marks import MARKS, RunInfo
+from hepdask.executors.dask_tasks import call_packed
 from hepdask.executors.dask_watch import ClusterWatch
 
 if TYPE_CHECKING:

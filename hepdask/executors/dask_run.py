@@ -21,8 +21,9 @@ from hepdask.executors import FULL, INTERRUPTED, LOST, Job, Outcome, cut_tree
 from hepdask.executors.dask_clients import LOST_ERRORS, ask, is_under_way
 from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
+from hepdask.executors.dask_marks import DIED, MARKS
+from hepdask.executors.dask_monitor import SUMS, stop_run
 from hepdask.executors.dask_placement import find_open, place_tasks
-from hepdask.executors.dask_tasks import DIED, MARKS, SUMS, stop_run
 from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
 from hepdask.held import bring_back

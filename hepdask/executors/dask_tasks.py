@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
 import signal
 import sys
-import time
-from collections import Counter, OrderedDict
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -18,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 from dask.sizeof import sizeof
 from dask.utils import format_bytes
-from distributed import Semaphore, get_worker
-from distributed.utils import sync
+from distributed import get_worker
 
 from hepdask.checkpoints import NodeKeys
-from hepdask.endpoints import process_health, slots_from
+from hepdask.endpoints import process_health
 from hepdask.errors import ProcessDiedError, RangeTimeoutError
+from hepdask.executors.dask_endpoints import shared_endpoints
+from hepdask.executors.dask_marks import Past, RunInfo, marked
+from hepdask.executors.dask_monitor import WorkerMonitor
 from hepdask.failures import build_failure
 from hepdask.held import count_bytes, hand_on
 from hepdask.isolation import child_runner
@@ -42,7 +42,7 @@ from hepdask.tree import merge_in_order
 from hepdask.watch import TimeLimitReached, time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hepdask.attempt import Work
     from hepdask.checkpoints import Checkpoints
@@ -51,67 +51,15 @@ if TYPE_CHECKING:
     from hepdask.tree import Shape
 
 __all__ = [
-    "DIED",
-    "MARKS",
-    "SUMS",
-    "TOPIC",
-    "RunInfo",
     "call_packed",
     "merge_task",
     "pack_ranges",
     "process_task",
-    "stop_run",
     "unpack_ranges",
 ]
 
-#: dask event topic of the progress of all runs
-TOPIC = "hepdask-progress"
-#: Least time between two events of a task: a scheduler takes thousands of events a second, but has other things to do.
-FLUSH_SECONDS = 0.25
-#: Workers that die in a run before all its tasks are run in child processes: one more, as long as nothing was seen to kill.
-MAX_DEATHS = 2
-#: A worker that replaces another one is as careful for so long: one that dies before its nanny knows that it has started is not
-#: replaced again. Counted from the import of this module, for the first task.
-YOUNG_SECONDS = 2.0
-_imported_seconds = time.monotonic()
-#: What is known of a place in the tree with which a worker has died: no more than that, that it has also killed a child
-#: process, or that it did no harm there.
-DIED, KILLS, CLEARED = "died", "kills", "cleared"
-#: Where the scheduler keeps the marks, in its metadata.
-MARKS = "hepdask-tasks"
-#: ... and what each worker knows of the health of endpoints.
-HEALTH = "hepdask-health"
-#: How long a wait for a slot takes at a time.
-SLOT_SECONDS = 0.5
 #: Runs of which a worker process remembers what has run out of memory.
 MAX_RUNS = 4
-#: What a task counts.
-SUMS = ("entries", "bytes", "ranges", "failures", "failed_entries")
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What a task knows of its run.
-
-    Attributes
-    ----------
-    run_id : str
-        Unique.
-    key : str
-        Of the task.
-    place : str
-        Of its node in the tree: a copy of the task has the same, under another key.
-    is_suspect : bool
-        True if workers have died with it: each range then runs in a child process.
-    is_last_try : bool
-        False: if a server can't be reached from this worker, another worker is to try.
-    """
-
-    run_id: str
-    key: str
-    place: str
-    is_suspect: bool = False
-    is_last_try: bool = False
 
 
 def pack_ranges(
@@ -174,10 +122,10 @@ def process_task(
     is_root : bool
         True if the node is that of the whole run.
     """
-    monitor = _WorkerMonitor(info)
+    monitor = WorkerMonitor(info)
     work = load_work(packed_work)
     ranges, identities = unpack_ranges(packed_ranges)
-    with _marked(info) as past:
+    with marked(info) as past:
         if checkpoints is not None and past.has_begun:
             # what it has saved before need not be done again: its worker died, or its result was lost with another one
             stored = checkpoints.list_keys()
@@ -197,7 +145,7 @@ def process_task(
             find_following=partial(_find_following, get_worker(), info),
         )
         try:
-            with _shared_endpoints():
+            with shared_endpoints():
                 result = task.run(is_root=is_root)
             return result if is_root else hand_on(result, get_worker().local_directory)
         finally:
@@ -233,116 +181,8 @@ def _end_hung_worker(worker: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@dataclass(slots=True)
-class _Past:
-    """What is known of a task before it begins.
-
-    Attributes
-    ----------
-    has_begun : bool
-        True if it has been begun before.
-    is_suspect : bool
-        True if it may kill its worker.
-    has_killed : bool
-        True if it then has killed a child process.
-    """
-
-    has_begun: bool
-    is_suspect: bool
-    has_killed: bool = False
-
-
-@contextmanager
-def _marked(info: RunInfo) -> Iterator[_Past]:
-    """Mark at the scheduler that a task has begun, until it ends.
-
-    A task that finds its own mark has been begun by a worker that died. The first to know is so the task itself, before
-    it kills a second worker. If it then does no harm to its child process, it was not to blame, and that is forgotten. Where
-    several workers died with tasks that are not cleared, all tasks of the run are suspects: whatever kills is in many events.
-    The marks cost three round trips, about 5 ms a task.
-
-    Yields
-    ------
-    _Past
-        What is known of the task.
-    """
-    worker = get_worker()
-    past: _Past = sync(worker.loop, _mark_begun, worker.scheduler, info)
-    try:
-        yield past
-    finally:
-        sync(worker.loop, _mark_ended, worker.scheduler, info, past)
-
-
-@contextmanager
-def _shared_endpoints() -> Iterator[None]:
-    """Learn what other workers know of the health of endpoints, tell them what becomes known, and share slots."""
-    worker = get_worker()
-    known = sync(worker.loop, worker.scheduler.get_metadata, keys=[HEALTH], default={})
-    for exported in known.values():
-        process_health().merge(exported)
-    version = process_health().version
-    try:
-        with slots_from(ClusterSlots()):
-            yield
-    finally:
-        if process_health().version != version:
-            keys, value = [HEALTH, worker.address], process_health().export()
-            sync(worker.loop, worker.scheduler.set_metadata, keys=keys, value=value)
-
-
-async def _mark_begun(scheduler: Any, info: RunInfo) -> _Past:
-    """Mark a task as begun; return what is known of it."""
-    begun, died = [MARKS, info.run_id, "begun", info.key], [MARKS, info.run_id, "died"]
-    before, deaths = await asyncio.gather(
-        scheduler.get_metadata(keys=begun, default=None),
-        scheduler.get_metadata(keys=died, default={}),
-    )
-    if before:
-        await scheduler.set_metadata(keys=[*died, info.place], value=DIED)
-        deaths = {**deaths, info.place: DIED}
-    await scheduler.set_metadata(keys=begun, value=True)
-    blamed = [one for one in deaths.values() if one in (DIED, KILLS)]
-    is_suspect = (
-        info.is_suspect
-        # a copy, as the task takes so long in its child process, has not begun before, but is no better
-        or deaths.get(info.place) in (DIED, KILLS)
-        or (len(blamed) >= MAX_DEATHS and KILLS in blamed)
-        or len(blamed) > MAX_DEATHS
-        or (bool(deaths) and time.monotonic() - _imported_seconds < YOUNG_SECONDS)
-    )
-    return _Past(before is not None, is_suspect)
-
-
-async def _mark_ended(scheduler: Any, info: RunInfo, past: _Past) -> None:
-    """Mark a task as ended; say what became of a suspicion."""
-    await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=False)
-    if past.is_suspect:
-        place = [MARKS, info.run_id, "died", info.place]
-        if past.has_killed:
-            await scheduler.set_metadata(keys=place, value=KILLS)
-        elif await scheduler.get_metadata(keys=place, default=None) == DIED:
-            await scheduler.set_metadata(keys=place, value=CLEARED)
-
-
-class ClusterSlots:
-    """Limits how many files all workers together open at an endpoint at a time."""
-
-    @contextmanager
-    def slot(self, endpoint: str, limit: int) -> Iterator[None]:
-        """Take a slot; see `SlotProvider`."""
-        semaphore = Semaphore(max_leases=limit, name=f"hepdask-opens-{endpoint}-{limit}")
-        # in short steps: a time limit can't end a wait in C
-        while not semaphore.acquire(timeout=SLOT_SECONDS):
-            continue
-        try:
-            yield
-        finally:
-            semaphore.release()
-
-
 def _isolated(
-    packed_work: bytes, work: Work, worker: str, past: _Past
+    packed_work: bytes, work: Work, worker: str, past: Past
 ) -> Callable[[EntryRange], PartialResult]:
     """Make the attempt that runs in a child process of this worker."""
     limit = get_worker().memory_manager.memory_limit
@@ -451,7 +291,7 @@ def call_packed(packed: bytes, info: RunInfo, max_seconds: float | None) -> list
         A result for each item; an exception for one that takes too long, or kills its process.
     """
     function, items = cloudpickle.loads(packed)
-    with _marked(info) as past, _shared_endpoints():
+    with marked(info) as past, shared_endpoints():
         call = _call_in_child if past.is_suspect else _call_here
         return [call(function, item, max_seconds) for item in items]
 
@@ -486,90 +326,3 @@ def _late_error(seconds: float | None) -> RangeTimeoutError:
         f"the file took longer than {seconds or 0:g} s (RecoveryPolicy.max_range_seconds): a server or a disk that does not "
         "answer, or too little time"
     )
-
-
-_stopped: set[str] = set()
-
-
-def stop_run(name: str) -> None:
-    """Tell the tasks of a run in this process, running and to come, to start no further range.
-
-    Parameters
-    ----------
-    name : str
-        Of the run, or the key of one task of it.
-    """
-    _stopped.add(name)
-
-
-class _WorkerMonitor:
-    """Sends the progress of a task, as sums since its start: a task that runs again is not counted again."""
-
-    def __init__(self, info: RunInfo) -> None:
-        self._info = info
-        self._worker = get_worker()
-        self.worker = str(self._worker.address)
-        self._start = time.monotonic()
-        self._sums = dict.fromkeys(SUMS, 0)
-        self._same: Counter[str] = Counter()
-        self._num_unreachable = 0
-        self._fatal = ""
-        self._last_flush = time.monotonic()
-        self._is_flushed = True
-
-    def is_stopped(self) -> bool:
-        return bool(self._fatal) or not _stopped.isdisjoint((self._info.run_id, self._info.key))
-
-    def interrupt(self) -> None:
-        self._fatal = "interrupted"
-
-    def node_loaded(self, num_entries: int) -> None:
-        self._sums["entries"] += num_entries
-        self._is_flushed = False
-
-    def range_done(self, num_entries: int, num_bytes: int, failure: Failure | None) -> None:
-        self._sums["bytes"] += num_bytes
-        self._is_flushed = False
-        if failure is None:
-            self._sums["ranges"] += 1
-            self._sums["entries"] += num_entries
-        else:
-            self._sums["failures"] += 1
-            self._sums["failed_entries"] += num_entries
-            self._note(failure)
-        if self._fatal or time.monotonic() - self._last_flush > FLUSH_SECONDS:
-            self.flush()
-
-    def _note(self, failure: Failure) -> None:
-        if failure.kind in ("user", "setup"):
-            self._same[failure.signature] += 1
-        if failure.kind == "transient" and not failure.is_late and not self._info.is_last_try:
-            self._num_unreachable += 1
-        elif not failure.is_skipped:
-            self._fatal = self._fatal or str(failure)
-
-    def flush(self) -> None:
-        if self._is_flushed:
-            return
-        self._send(is_done=False)
-
-    def finish(self) -> None:
-        """Tell that the task has ended."""
-        self._send(is_done=True)
-
-    def _send(self, *, is_done: bool) -> None:
-        message = {
-            "run": self._info.run_id,
-            "key": self._info.key,
-            "place": self._info.place,
-            "worker": self.worker,
-            "fatal": self._fatal,
-            "unreachable": self._num_unreachable,
-            "same": dict(self._same),
-            "seconds": time.monotonic() - self._start,
-            "is_done": is_done,
-            **self._sums,
-        }
-        self._worker.log_event(TOPIC, message)
-        self._last_flush = time.monotonic()
-        self._is_flushed = True

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hepdask.executors import dask_tasks
+from hepdask.executors import dask_monitor
 from tests.example_processors import wait_for
 
 
@@ -32,7 +32,7 @@ class Stopped:
     """Stands for a path that exists once the run of this worker is stopped."""
 
     def exists(self):
-        return bool(dask_tasks._stopped)
+        return bool(dask_monitor._stopped)
 
 
 def finishes(events):
