@@ -35,6 +35,7 @@ class Outcome:
     disturbed_seconds: float
     num_kills: int
     missing_seconds: float
+    import_seconds: float
     is_complete: bool
     has_same_bits: bool
 
@@ -42,9 +43,13 @@ class Outcome:
         state = "complete" if self.is_complete else "INCOMPLETE"
         bits = "the same bits" if self.has_same_bits else "OTHER BITS"
         ratio = self.disturbed_seconds / self.healthy_seconds
+        # two workers
+        restart_seconds = (self.missing_seconds + self.num_kills * self.import_seconds) / 2
+        rest = (self.disturbed_seconds - restart_seconds) / self.healthy_seconds
         return (
             f"{self.num_kills} workers killed at random: {state}, {bits}; {self.disturbed_seconds:.1f} s instead of "
-            f"{self.healthy_seconds:.1f} s (ratio {ratio:.2f}); {self.missing_seconds:.1f} worker seconds were lost to restarts"
+            f"{self.healthy_seconds:.1f} s (ratio {ratio:.2f}); restarts took {restart_seconds:.1f} s of it (workers were missing for "
+            f"{self.missing_seconds:.1f} s, and each needs {self.import_seconds:.1f} s to import libraries); without: ratio {rest:.2f}"
         )
 
 
@@ -82,7 +87,7 @@ def measure(
             num_events_per_cluster=1_000,
         )
         processor = SlowSum(seconds_per_range)
-        executor = DaskExecutor(client, max_ranges_per_task=2)
+        executor = DaskExecutor(client, max_ranges_per_task=4)
 
         def run_once(store: str) -> Any:
             # what a worker has done is lost with it, so it is kept where the others find it
@@ -90,6 +95,7 @@ def measure(
             runner = Runner(executor, chunksize=1_000, progress=False, store=place)
             return runner.run(fileset, processor)
 
+        import_seconds = _measure_imports(client)
         times = [time.perf_counter()]
         healthy = run_once("healthy")
         times.append(time.perf_counter())
@@ -103,9 +109,24 @@ def measure(
         times[2] - times[1],
         kills.count,
         kills.missing_seconds,
+        import_seconds,
         disturbed.is_complete,
         has_same_bits,
     )
+
+
+def _measure_imports(client: Client) -> float:
+    """Restart the workers, and measure how long one needs until it knows hepdask."""
+    client.restart()
+    worker = next(iter(client.nthreads()))
+    started = time.perf_counter()
+    client.submit(_import_libraries, workers=[worker]).result()
+    return time.perf_counter() - started
+
+
+def _import_libraries() -> None:
+    import hepdask.executors.dask_tasks
+    import hepdask.readers.nanoevents  # noqa: F401
 
 
 @dataclass(slots=True)
@@ -144,12 +165,16 @@ def _kill_at_random(client: Client, seconds: float, seed: int) -> Iterator[_Kill
 
 def _kill_one(client: Client, randomly: random.Random) -> int:
     # a nanny whose worker dies while it starts gives up, and the cluster would be empty in the end
-    nannies = [one for one in client.cluster.workers.values() if one.status.name == "running"]
+    nannies = [one for one in client.cluster.workers.values() if _has_started(one)]
     if not nannies:
         return 0
     with suppress(ProcessLookupError):
         os.kill(randomly.choice(nannies).pid, signal.SIGKILL)
     return 1
+
+
+def _has_started(nanny: Any) -> bool:
+    return nanny.process is not None and nanny.process.status.name == "running"
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from tests import example_processors as examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from distributed import Client
 
@@ -49,10 +50,14 @@ def client_of_all() -> Iterator[Client]:
 @pytest.fixture
 def mortal_client(client_of_all: Client) -> Client:
     """Wait until two workers are there again, and their nannies know it: else they don't come back after the next death."""
-    workers = client_of_all.cluster.workers
-    while [one.status.name for one in workers.values()] != ["running"] * 2:
+    cluster = client_of_all.cluster
+    while sum(has_started(one) for one in cluster.workers.values()) < 2:
         threading.Event().wait(0.02)
     return client_of_all
+
+
+def has_started(nanny: Any) -> bool:
+    return nanny.process is not None and nanny.process.status.name == "running"
 
 
 def run(executor: Any, fileset: dict[str, Any], processor: Any, **options: Any) -> Any:
@@ -116,14 +121,16 @@ def test_without_leave_to_skip_the_event_is_named(
     result.completeness.check()
 
 
+@pytest.mark.parametrize("has_store", [False, True], ids=["", "with a store"])
 def test_workers_that_are_killed_at_random_change_no_bit(
-    mortal_client: Client, fileset: dict[str, Any]
+    mortal_client: Client, fileset: dict[str, Any], tmp_path: Path, has_store: bool
 ) -> None:
     reference = run(LocalExecutor(), fileset, examples.SlowSum(0.0))
     randomly = random.Random(1)
     with ThreadPoolExecutor(1) as pool:
         executor = DaskExecutor(mortal_client, max_ranges_per_task=2)
-        running = pool.submit(run, executor, fileset, examples.SlowSum(0.2))
+        store = {"store": tmp_path} if has_store else {}
+        running = pool.submit(run, executor, fileset, examples.SlowSum(0.2), **store)
         pause = threading.Event()
         for _ in range(4):
             pause.wait(randomly.uniform(0.5, 1.5))
