@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from distributed import get_worker
 from distributed.utils import sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-__all__ = ["DIED", "MARKS", "Past", "RunInfo", "is_suspect", "marked"]
+__all__ = ["DIED", "MARKS", "Past", "RunInfo", "marked"]
 
 #: Workers that die in a run before all its tasks are run in child processes: one more, as long as nothing was seen to kill.
 MAX_DEATHS = 2
@@ -23,9 +22,9 @@ MAX_DEATHS = 2
 #: replaced again. Counted from the import of this module, for the first task.
 YOUNG_SECONDS = 2.0
 _imported_seconds = time.monotonic()
-#: What is known of a place in the tree with which a worker has died: no more than that, that a second one has, that it has also
-#: killed a child process, or that it did no harm then.
-DIED, TWICE, KILLS, CLEARED = "died", "died twice", "kills", "cleared"
+#: What is known of a place in the tree with which a worker has died: no more than that, that it has also killed a child
+#: process, or that it did no harm there.
+DIED, KILLS, CLEARED = "died", "kills", "cleared"
 #: Where the scheduler keeps the marks, in its metadata.
 MARKS = "hepdask-tasks"
 
@@ -79,8 +78,9 @@ def marked(info: RunInfo) -> Iterator[Past]:
     """Mark at the scheduler that a task has begun, until it ends.
 
     A task that finds its own mark has been begun by a worker that died. The first to know is so the task itself, before
-    it kills a second worker. If it then does no harm, it was not to blame, and that is forgotten. See `is_suspect`. The marks cost
-    three round trips, about 5 ms a task.
+    it kills a second worker. If it then does no harm to its child process, it was not to blame, and that is forgotten. Where
+    several workers died with tasks that are not cleared, all tasks of the run are suspects: whatever kills is in many events.
+    The marks cost three round trips, about 5 ms a task.
 
     Yields
     ------
@@ -103,49 +103,27 @@ async def _mark_begun(scheduler: Any, info: RunInfo) -> Past:
         scheduler.get_metadata(keys=died, default={}),
     )
     if before:
-        known = TWICE if deaths.get(info.place) in (DIED, TWICE) else DIED
-        await scheduler.set_metadata(keys=[*died, info.place], value=known)
-        deaths = {**deaths, info.place: known}
+        await scheduler.set_metadata(keys=[*died, info.place], value=DIED)
+        deaths = {**deaths, info.place: DIED}
     await scheduler.set_metadata(keys=begun, value=True)
-    is_young = time.monotonic() - _imported_seconds < YOUNG_SECONDS
-    suspected = info.is_suspect or is_suspect(info.place, deaths, is_young=is_young)
-    return Past(before is not None, suspected)
-
-
-def is_suspect(place: str, deaths: Mapping[str, str], *, is_young: bool) -> bool:
-    """Tell whether a task is to be run in a child process of its worker.
-
-    One with which a worker has died is. Where several workers died with tasks that are not cleared, all tasks of the run are: whatever
-    kills is in many events. But where most of those that died were cleared, somebody else kills the workers, and a child process,
-    which costs a new worker a second, is for tasks with which a second one has died.
-
-    Parameters
-    ----------
-    place : str
-        Of the task in the tree: a copy, as it takes so long in its child process, has not begun before, but is no better.
-    deaths : mapping of str to str
-        What is known of places with which workers have died.
-    is_young : bool
-        True for a worker that has just replaced another one.
-    """
-    found = Counter(deaths.values())
-    if found[CLEARED] >= MAX_DEATHS and found[CLEARED] > found[KILLS]:
-        return deaths.get(place) in (TWICE, KILLS)
-    num_blamed = found.total() - found[CLEARED]
-    return (
-        deaths.get(place) in (DIED, TWICE, KILLS)
-        or num_blamed > MAX_DEATHS
-        or (num_blamed == MAX_DEATHS and found[KILLS] > 0)
-        or (num_blamed > 0 and is_young)
+    blamed = [one for one in deaths.values() if one in (DIED, KILLS)]
+    is_suspect = (
+        info.is_suspect
+        # a copy, as the task takes so long in its child process, has not begun before, but is no better
+        or deaths.get(info.place) in (DIED, KILLS)
+        or (len(blamed) >= MAX_DEATHS and KILLS in blamed)
+        or len(blamed) > MAX_DEATHS
+        or (bool(deaths) and time.monotonic() - _imported_seconds < YOUNG_SECONDS)
     )
+    return Past(before is not None, is_suspect)
 
 
 async def _mark_ended(scheduler: Any, info: RunInfo, past: Past) -> None:
     """Mark a task as ended; say what became of a suspicion."""
     await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=False)
-    if past.is_suspect or past.has_begun:
+    if past.is_suspect:
         place = [MARKS, info.run_id, "died", info.place]
         if past.has_killed:
             await scheduler.set_metadata(keys=place, value=KILLS)
-        elif await scheduler.get_metadata(keys=place, default=None) in (DIED, TWICE):
+        elif await scheduler.get_metadata(keys=place, default=None) == DIED:
             await scheduler.set_metadata(keys=place, value=CLEARED)
