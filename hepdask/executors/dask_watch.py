@@ -90,11 +90,11 @@ class ClusterWatch:
             True if there is something new to be known.
         """
         now = time.monotonic()
-        self.refill()
         if now - self._last_look < LOOK_SECONDS:
             return False
         self._last_look = now
         with suppress(*LOST_ERRORS):  # a scheduler that is lost is somebody else's business
+            self._refill()
             workers = ask(self._client, "identity", n_workers=-1)["workers"]
             processing = ask(self._client, "processing", workers=None)
             self._drop_silent(workers)
@@ -102,20 +102,6 @@ class ClusterWatch:
             self._note(workers, processing, now)
             return True
         return False
-
-    def refill(self) -> None:
-        """Start workers of a local cluster anew whose nannies have given up.
-
-        A nanny starts a worker that died again, but not one that died while it started: killed by others, or by the first
-        event that it was given, before the nanny knew of it (distributed 2026.8). Once all have, a run would wait for ever.
-        """
-        cluster = self._client.cluster
-        if not isinstance(cluster, distributed.LocalCluster):
-            return
-        missing = set(cluster.worker_spec) - set(cluster.workers)
-        if missing and cluster.status.name == "running":
-            logger.warning("%d local workers have died while they started: again", len(missing))
-            cluster.scale(len(cluster.worker_spec))
 
     def is_stuck(self) -> bool:
         """Return whether no worker will go on, as the memory of all is full."""
@@ -137,6 +123,20 @@ class ClusterWatch:
             workers = ask(self._client, "ncores", workers=None)
             return [one for one in workers if one != worker]
         return []
+
+    def _refill(self) -> None:
+        """Start workers of a local cluster anew whose nannies have given up.
+
+        A nanny starts a worker that died again, but not one that died while it started: killed by others, or by the first
+        event that it was given, before the nanny knew of it (distributed 2026.8). Once all have, a run would wait for ever.
+        """
+        cluster = self._client.cluster
+        if not isinstance(cluster, distributed.LocalCluster):
+            return
+        missing = set(cluster.worker_spec) - set(cluster.workers)
+        if missing and cluster.status.name == "running":
+            logger.warning("%d local workers have died while they started: again", len(missing))
+            cluster.scale(len(cluster.worker_spec))
 
     def _note(
         self, workers: Mapping[str, Any], processing: Mapping[str, Iterable[Any]], now: float
