@@ -1,8 +1,7 @@
-"""Workers that are silent, full or gone, and tasks that take too long: what the scheduler doesn't see, or leaves as it is."""
+"""Workers that are silent or full, and tasks that take too long: what the scheduler doesn't see, or leaves as it is."""
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from contextlib import suppress
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
-import distributed
 
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 
@@ -32,8 +30,6 @@ STUCK_SECONDS = 60.0
 MAX_RATIO = 2.0
 #: ... and so much longer, as starting a copy costs a little, too.
 MIN_LATE_SECONDS = 3.0
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -94,7 +90,6 @@ class ClusterWatch:
             return False
         self._last_look = now
         with suppress(*LOST_ERRORS):  # a scheduler that is lost is somebody else's business
-            self._refill()
             workers = ask(self._client, "identity", n_workers=-1)["workers"]
             processing = ask(self._client, "processing", workers=None)
             self._drop_silent(workers)
@@ -123,20 +118,6 @@ class ClusterWatch:
             workers = ask(self._client, "ncores", workers=None)
             return [one for one in workers if one != worker]
         return []
-
-    def _refill(self) -> None:
-        """Start workers of a local cluster anew whose nannies have given up.
-
-        A nanny starts a worker that died again, but not one that died while it started: killed by others, or by the first
-        event that it was given, before the nanny knew of it (distributed 2026.8). Once all have, a run would wait for ever.
-        """
-        cluster = self._client.cluster
-        if not isinstance(cluster, distributed.LocalCluster):
-            return
-        missing = set(cluster.worker_spec) - set(cluster.workers)
-        if missing and cluster.status.name == "running":
-            logger.warning("%d local workers have died while they started: again", len(missing))
-            cluster.scale(len(cluster.worker_spec))
 
     def _note(
         self, workers: Mapping[str, Any], processing: Mapping[str, Iterable[Any]], now: float

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import dask
 import distributed
 import numpy as np
 import pytest
@@ -143,22 +142,3 @@ def test_workers_that_are_killed_at_random_change_no_bit(
         np.float64(result.output["sum"]).tobytes() == np.float64(reference.output["sum"]).tobytes()
     )
     assert result.output["starts"] == reference.output["starts"]
-
-
-def test_local_workers_whose_nannies_have_given_up_come_back(
-    fileset: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    # how long dask waits for a nanny: shorter than any process takes to start
-    with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 ms"}),
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
-        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
-        while cluster.workers:
-            threading.Event().wait(0.02)
-        result = run(DaskExecutor(client), fileset, examples.SlowSum(0.0))
-    assert result.is_complete
-    assert "1 local workers have died while they started" in caplog.text
