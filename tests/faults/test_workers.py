@@ -20,7 +20,6 @@ from tests import example_processors as examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from distributed import Client
 
@@ -120,16 +119,14 @@ def test_without_leave_to_skip_the_event_is_named(
     result.completeness.check()
 
 
-@pytest.mark.parametrize("has_store", [False, True], ids=["", "with a store"])
 def test_workers_that_are_killed_at_random_change_no_bit(
-    mortal_client: Client, fileset: dict[str, Any], tmp_path: Path, has_store: bool
+    mortal_client: Client, fileset: dict[str, Any]
 ) -> None:
     reference = run(LocalExecutor(), fileset, examples.SlowSum(0.0))
     randomly = random.Random(1)
     with ThreadPoolExecutor(1) as pool:
         executor = DaskExecutor(mortal_client, max_ranges_per_task=2)
-        store = {"store": tmp_path} if has_store else {}
-        running = pool.submit(run, executor, fileset, examples.SlowSum(0.2), **store)
+        running = pool.submit(run, executor, fileset, examples.SlowSum(0.2))
         pause = threading.Event()
         for _ in range(4):
             pause.wait(randomly.uniform(0.5, 1.5))
