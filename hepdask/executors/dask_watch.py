@@ -1,7 +1,8 @@
-"""Workers that are silent or full, and tasks that take too long: what the scheduler doesn't see, or leaves as it is."""
+"""Workers that are silent, full or gone, tasks that wait for these or take too long: what the scheduler doesn't see, or leaves as it is."""
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from contextlib import suppress
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+import distributed
 
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
 
@@ -30,6 +32,8 @@ STUCK_SECONDS = 60.0
 MAX_RATIO = 2.0
 #: ... and so much longer, as starting a copy costs a little, too.
 MIN_LATE_SECONDS = 3.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -90,10 +94,12 @@ class ClusterWatch:
             return False
         self._last_look = now
         with suppress(*LOST_ERRORS):  # a scheduler that is lost is somebody else's business
+            self._refill()
             workers = ask(self._client, "identity", n_workers=-1)["workers"]
             processing = ask(self._client, "processing", workers=None)
             self._drop_silent(workers)
             self._replace_full(workers)
+            self._call_on_scheduler(_make_releaser())
             self._note(workers, processing, now)
             return True
         return False
@@ -119,6 +125,20 @@ class ClusterWatch:
             return [one for one in workers if one != worker]
         return []
 
+    def _refill(self) -> None:
+        """Start workers of a local cluster anew whose nannies have given up.
+
+        A nanny starts a worker that died again, but not one that died while it started: killed by others, or by the first
+        event that it was given, before the nanny knew of it (distributed 2026.8). Once all have, a run would wait for ever.
+        """
+        cluster = self._client.cluster
+        if not isinstance(cluster, distributed.LocalCluster):
+            return
+        missing = set(cluster.worker_spec) - set(cluster.workers)
+        if missing and cluster.status.name == "running":
+            logger.warning("%d local workers have died while they started: again", len(missing))
+            cluster.scale(len(cluster.worker_spec))
+
     def _note(
         self, workers: Mapping[str, Any], processing: Mapping[str, Iterable[Any]], now: float
     ) -> None:
@@ -143,7 +163,8 @@ class ClusterWatch:
             if self._heard.get(name, (0.0, 0.0))[0] != one["last_seen"]:
                 self._heard[name] = (one["last_seen"], now)
         silent = [name for name in workers if now - self._heard[name][1] > limit]
-        self._call_on_scheduler(_make_dropper(), silent)
+        if silent:
+            self._call_on_scheduler(_make_dropper(), addresses=silent)
 
     def _replace_full(self, workers: Mapping[str, Any]) -> None:
         now = time.monotonic()
@@ -158,18 +179,18 @@ class ClusterWatch:
             # nobody can take its results, so the one that has the least; it then takes those of the next
             full = [min(full, key=lambda name: _num_result_bytes(workers[name]))]
             self._paused.clear()
-        self._call_on_scheduler(_make_replacer(MOVE_SECONDS), full)
+        if full:
+            self._call_on_scheduler(_make_replacer(MOVE_SECONDS), addresses=full)
         self.replaced.update(full)
 
-    def _call_on_scheduler(self, function: Any, addresses: list[str]) -> None:
-        if addresses:
-            ask(
-                self._client,
-                "run_function",
-                function=cloudpickle.dumps(function),
-                args=cloudpickle.dumps(()),
-                kwargs=cloudpickle.dumps({"addresses": addresses}),
-            )
+    def _call_on_scheduler(self, function: Any, **options: Any) -> None:
+        ask(
+            self._client,
+            "run_function",
+            function=cloudpickle.dumps(function),
+            args=cloudpickle.dumps(()),
+            kwargs=cloudpickle.dumps(options),
+        )
 
 
 def _is_stuck(worker: Mapping[str, Any]) -> bool:
@@ -210,6 +231,28 @@ def _make_dropper() -> Any:
                 dask_scheduler._ongoing_background_tasks.call_soon(end, state.nanny)
 
     return drop
+
+
+def _make_releaser() -> Any:
+    """Make the function that sends tasks to the workers that there are, if those that they were meant for are gone.
+
+    A task that may also run elsewhere does so if it becomes ready while its workers are gone and others are there. If none is
+    there, not even those that come later are given it (`bulk_schedule_unrunnable_after_adding_worker`, distributed 2026.8).
+    """
+
+    def release(dask_scheduler: Any) -> None:
+        if dask_scheduler.running:
+            stranded = [
+                one.key
+                for one in dask_scheduler.unrunnable
+                if one.loose_restrictions and one.worker_restrictions
+            ]
+            dask_scheduler.set_restrictions(worker=dict.fromkeys(stranded))
+            dask_scheduler.transitions(
+                dict.fromkeys(stranded, "processing"), stimulus_id="hepdask-stranded"
+            )
+
+    return release
 
 
 def _make_replacer(move_seconds: float) -> Any:

@@ -6,10 +6,12 @@ import os
 import random
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import dask
 import distributed
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from hepdask import DaskExecutor, LocalExecutor, ProcessDiedError, RunError, Run
 from tests import example_processors as examples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distributed import Client
 
@@ -139,3 +141,69 @@ def test_workers_that_are_killed_at_random_change_no_bit(
         np.float64(result.output["sum"]).tobytes() == np.float64(reference.output["sum"]).tobytes()
     )
     assert result.output["starts"] == reference.output["starts"]
+
+
+def test_tasks_that_were_meant_for_a_worker_that_is_gone_go_to_another_one(
+    fileset: dict[str, Any],
+) -> None:
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=":0",
+            silence_logs=50,
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        executor = DaskExecutor(client, max_ranges_per_task=1)
+        running = pool.submit(run, executor, fileset, examples.SlowSum(0.1))
+        first, second = cluster.workers.values()
+        wait_until(lambda: any("process" in key for key in list(first.data)))
+        # full, when the other one ends: no worker that runs is left
+        client.run(set_status, "paused", workers=[first.address])
+        wait_until(lambda: not client.run_on_scheduler(has_running, first.address))
+        cluster.sync(second.close)
+        wait_until(lambda: client.run_on_scheduler(has_stranded))
+        client.run(set_status, "running", workers=[first.address])
+        result = running.result(timeout=50)
+    assert result.is_complete
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.01)
+
+
+def set_status(status: str, dask_worker: Any) -> None:
+    dask_worker.status = distributed.core.Status[status]
+
+
+def has_running(address: str, dask_scheduler: Any) -> bool:
+    return dask_scheduler.workers[address] in dask_scheduler.running
+
+
+def has_stranded(dask_scheduler: Any) -> bool:
+    return any(one.loose_restrictions for one in dask_scheduler.unrunnable)
+
+
+def test_local_workers_whose_nannies_have_given_up_come_back(
+    fileset: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    # how long dask waits for a nanny: shorter than any process takes to start
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 ms"}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+        while cluster.workers:
+            threading.Event().wait(0.02)
+        result = run(DaskExecutor(client), fileset, examples.SlowSum(0.0))
+    assert result.is_complete
+    assert "1 local workers have died while they started" in caplog.text
