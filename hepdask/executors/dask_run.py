@@ -306,7 +306,8 @@ class DaskRun:
     def _halve_killed(self) -> bool:
         """Run the nodes whose workers died too often again, in halves and each range in a child process.
 
-        dask gives a task up after some workers died with it, whoever was to blame. What is finished stays as it is.
+        dask gives a task up after some workers died with it, whoever was to blame. What is finished stays as it is; if its
+        result went with its worker, it is made again first. Returns True if there is something to follow.
         """
         graph = self._graph
         root = graph.futures.get(self._job.tree.root)
@@ -317,7 +318,9 @@ class DaskRun:
             or (root and root.status == "finished")
         ):
             return False
-        self._wait_for_lost()
+        self._await_pending()
+        if self._unsettled:
+            return True  # results that went with their worker are made again
         killed = [
             node
             for node in graph.cut
@@ -449,6 +452,8 @@ class DaskRun:
         pause = threading.Event()
         while any(is_under_way(one) for one in self._graph.futures.values()):
             if not self._is_connected() or self._has_lost_all_workers():
+                return
+            if self._watch.look() and self._watch.is_stuck():
                 return
             pause.wait(POLL_SECONDS)
 

@@ -78,6 +78,8 @@ class ClusterWatch:
         #: workers that were full
         self.replaced: set[str] = set()
         self._stuck_since: float | None = None
+        #: names of workers of a local cluster that are being started anew
+        self._given_up: set[Any] = set()
         self.num_threads = 0
         self.num_busy = 0
 
@@ -126,18 +128,21 @@ class ClusterWatch:
         return []
 
     def _refill(self) -> None:
-        """Start workers of a local cluster anew whose nannies have given up.
+        """Start workers of a local cluster anew whose nannies are gone.
 
-        A nanny starts a worker that died again, but not one that died while it started: killed by others, or by the first
-        event that it was given, before the nanny knew of it (distributed 2026.8). Once all have, a run would wait for ever.
+        A nanny starts a worker that died again, but not one that died before the nanny knew that it had started. And the
+        cluster ends nannies whose worker is away just when it looks: 15 s after a death, whatever has happened since
+        (`SpecCluster._update_worker_status`, distributed 2026.8). Once all are gone, a run would wait for ever.
         """
         cluster = self._client.cluster
         if not isinstance(cluster, distributed.LocalCluster):
             return
         missing = set(cluster.worker_spec) - set(cluster.workers)
         if missing and cluster.status.name == "running":
-            logger.warning("%d local workers have died while they started: again", len(missing))
+            if not missing <= self._given_up:
+                logger.warning("%d local workers did not come back: started anew", len(missing))
             cluster.scale(len(cluster.worker_spec))
+        self._given_up = missing
 
     def _note(
         self, workers: Mapping[str, Any], processing: Mapping[str, Iterable[Any]], now: float
