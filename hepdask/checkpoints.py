@@ -46,6 +46,8 @@ MAX_SHARE = 0.03
 MIN_UNSAVED_SECONDS = 0.1
 #: In the middle of a task, what would be lost is written so often.
 CHECKPOINT_SECONDS = 5.0
+#: ... and so often once workers have died in the run.
+CAREFUL_SECONDS = 0.3
 _BOUNDS = struct.Struct("<16sqq")
 _DIGEST_BYTES = 20
 #: Runs of which a process remembers how long writing takes.

@@ -155,6 +155,8 @@ class NodeTask:
         What has run out of memory before.
     checkpoints : Checkpoints or None
         The store; None: there is none.
+    checkpoint_seconds : float
+        Once so much could be lost, it is written there.
     keys : NodeKeys or None
         Names of the nodes in it.
     stored : frozenset of str
@@ -176,6 +178,7 @@ class NodeTask:
     on_hang: Callable[[], None] | None = None
     sizes: Sizes = field(default_factory=Sizes)
     checkpoints: Checkpoints | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     keys: NodeKeys | None = None
     stored: frozenset[str] = frozenset()
     ends_dataset: bool = True
@@ -241,7 +244,7 @@ class NodeTask:
         """Keep what has been done so far, now and then."""
         if self.checkpoints is None:
             return result
-        return self.checkpoints.offer(result, min_seconds=CHECKPOINT_SECONDS)
+        return self.checkpoints.offer(result, min_seconds=self.checkpoint_seconds)
 
     def _load(self, node: Node, merging: Merging) -> Held | None:
         if self.checkpoints is None or not self.stored:

@@ -33,6 +33,7 @@ from hepdask.executors.dask_clients import (
 )
 from hepdask.executors.dask_examine import check_first, examine_cluster, list_packages
 from hepdask.executors.dask_graph import TaskOptions, pack
+from hepdask.executors.dask_local import keeping_nannies
 from hepdask.executors.dask_map import DaskMap, warm_workers
 from hepdask.executors.dask_run import DaskRun
 from hepdask.executors.dask_shipping import NoAnswerError, delivering
@@ -250,7 +251,7 @@ class DaskExecutor(Executor):
                 recovery=policy,
                 renew=self._renew,
             )
-            with waiting_for_workers(client):
+            with waiting_for_workers(client), keeping_nannies(client):
                 return running.wait(advance, interrupts)
 
     def warm(
@@ -270,7 +271,7 @@ class DaskExecutor(Executor):
         prepare_workers(client)
         options = replace(self._options, manifest=self._deliver(client))
         run = DaskRun(client, job, options, self._renew)
-        with interruptible() as interrupts, waiting_for_workers(client):
+        with interruptible() as interrupts, waiting_for_workers(client), keeping_nannies(client):
             run.submit()
             return run.wait(progress, interrupts)
 

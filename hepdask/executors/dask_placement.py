@@ -62,7 +62,7 @@ def place_tasks(
     seconds: Callable[[Node], float],
     threads: Mapping[str, int],
     files: Callable[[Node], Collection[str]],
-    find_open: Callable[[], Mapping[str, Collection[str]]],
+    ask_open: Callable[[], Mapping[str, Collection[str]]],
 ) -> dict[Node, str]:
     """Share the tasks of a short run out.
 
@@ -76,7 +76,7 @@ def place_tasks(
         Of each worker, by address.
     files : callable
         The files of a task.
-    find_open : callable
+    ask_open : callable
         Asks the workers which files they have open, by address; called for a short run only.
 
     Returns
@@ -100,7 +100,7 @@ def place_tasks(
             end += total * share / num_threads
         shares[worker].append(task)
         done += cost
-    owners = _find_owners(shares, seconds, threads, files, find_open())
+    owners = _find_owners(shares, seconds, threads, files, ask_open())
     return {task: owners[worker] for worker, share in shares.items() for task in share}
 
 

@@ -21,7 +21,7 @@ from hepdask.executors import FULL, INTERRUPTED, LOST, Job, Outcome, cut_tree
 from hepdask.executors.dask_clients import LOST_ERRORS, ask, is_under_way
 from hepdask.executors.dask_events import Display, listen
 from hepdask.executors.dask_graph import Graph, TaskOptions
-from hepdask.executors.dask_marks import DIED, MARKS
+from hepdask.executors.dask_marks import FULL_WORKER, MARKS
 from hepdask.executors.dask_monitor import SUMS, stop_run
 from hepdask.executors.dask_placement import find_open, place_tasks
 from hepdask.executors.dask_watch import ClusterWatch, Pace
@@ -212,7 +212,7 @@ class DaskRun:
         while self._watch.replaced:
             keys = [MARKS, self._run_id, "died", self._watch.replaced.pop()]
             with suppress(*LOST_ERRORS):
-                ask(self._client, "set_metadata", keys=keys, value=DIED)
+                ask(self._client, "set_metadata", keys=keys, value=FULL_WORKER)
 
     def _settle(self, node: Node, future: Any, display: Display) -> None:
         """Take note of a task that is done, or can't be run."""

@@ -18,7 +18,7 @@ from dask.sizeof import sizeof
 from dask.utils import format_bytes
 from distributed import get_worker
 
-from hepdask.checkpoints import NodeKeys
+from hepdask.checkpoints import CAREFUL_SECONDS, CHECKPOINT_SECONDS, NodeKeys
 from hepdask.endpoints import process_health
 from hepdask.errors import ProcessDiedError, RangeTimeoutError
 from hepdask.executors.dask_endpoints import shared_endpoints
@@ -138,6 +138,7 @@ def process_task(
             on_hang=partial(_end_hung_worker, get_worker()),
             sizes=_sizes_of(info.run_id),
             checkpoints=checkpoints,
+            checkpoint_seconds=CAREFUL_SECONDS if past.is_perilous else CHECKPOINT_SECONDS,
             keys=None if checkpoints is None else NodeKeys(ranges, identities),
             stored=stored,
             ends_dataset=ends_dataset,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from contextlib import suppress
@@ -10,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
-import distributed
 
 from hepdask.executors.dask_clients import LOST_ERRORS, ask
+from hepdask.executors.dask_local import start_again
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,8 +31,6 @@ STUCK_SECONDS = 60.0
 MAX_RATIO = 2.0
 #: ... and so much longer, as starting a copy costs a little, too.
 MIN_LATE_SECONDS = 3.0
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -79,7 +76,7 @@ class ClusterWatch:
         self.replaced: set[str] = set()
         self._stuck_since: float | None = None
         #: names of workers of a local cluster that are being started anew
-        self._given_up: set[Any] = set()
+        self._missing: set[Any] = set()
         self.num_threads = 0
         self.num_busy = 0
 
@@ -96,7 +93,7 @@ class ClusterWatch:
             return False
         self._last_look = now
         with suppress(*LOST_ERRORS):  # a scheduler that is lost is somebody else's business
-            self._refill()
+            self._missing = start_again(self._client, self._missing)
             workers = ask(self._client, "identity", n_workers=-1)["workers"]
             processing = ask(self._client, "processing", workers=None)
             self._drop_silent(workers)
@@ -126,23 +123,6 @@ class ClusterWatch:
             workers = ask(self._client, "ncores", workers=None)
             return [one for one in workers if one != worker]
         return []
-
-    def _refill(self) -> None:
-        """Start workers of a local cluster anew whose nannies are gone.
-
-        A nanny starts a worker that died again, but not one that died before the nanny knew that it had started. And the
-        cluster ends nannies whose worker is away just when it looks: 15 s after a death, whatever has happened since
-        (`SpecCluster._update_worker_status`, distributed 2026.8). Once all are gone, a run would wait for ever.
-        """
-        cluster = self._client.cluster
-        if not isinstance(cluster, distributed.LocalCluster):
-            return
-        missing = set(cluster.worker_spec) - set(cluster.workers)
-        if missing and cluster.status.name == "running":
-            if not missing <= self._given_up:
-                logger.warning("%d local workers did not come back: started anew", len(missing))
-            cluster.scale(len(cluster.worker_spec))
-        self._given_up = missing
 
     def _note(
         self, workers: Mapping[str, Any], processing: Mapping[str, Iterable[Any]], now: float
