@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from hepdask.attempt import Attempt
-from hepdask.checkpoints import CHECKPOINT_SECONDS
+from hepdask.checkpoints import CAREFUL_SECONDS, CHECKPOINT_SECONDS
 from hepdask.endpoints import endpoint_of, process_health
 from hepdask.errors import RangeTimeoutError
 from hepdask.failures import Failure, build_failure
@@ -155,8 +155,8 @@ class NodeTask:
         What has run out of memory before.
     checkpoints : Checkpoints or None
         The store; None: there is none.
-    checkpoint_seconds : float
-        Once so much could be lost, it is written there.
+    is_perilous : bool
+        True where workers have died: what is done is written there oftener.
     keys : NodeKeys or None
         Names of the nodes in it.
     stored : frozenset of str
@@ -178,7 +178,7 @@ class NodeTask:
     on_hang: Callable[[], None] | None = None
     sizes: Sizes = field(default_factory=Sizes)
     checkpoints: Checkpoints | None = None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    is_perilous: bool = False
     keys: NodeKeys | None = None
     stored: frozenset[str] = frozenset()
     ends_dataset: bool = True
@@ -244,7 +244,8 @@ class NodeTask:
         """Keep what has been done so far, now and then."""
         if self.checkpoints is None:
             return result
-        return self.checkpoints.offer(result, min_seconds=self.checkpoint_seconds)
+        seconds = CAREFUL_SECONDS if self.is_perilous else CHECKPOINT_SECONDS
+        return self.checkpoints.offer(result, min_seconds=seconds)
 
     def _load(self, node: Node, merging: Merging) -> Held | None:
         if self.checkpoints is None or not self.stored:

@@ -23,15 +23,16 @@ from hepdask.errors import OptionError
 from hepdask.executors.dask_marks import RunInfo
 from hepdask.executors.dask_tasks import merge_task, pack_ranges, process_task
 from hepdask.shipping import seal
+from hepdask.tree import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from hepdask.executors import Job
     from hepdask.shipping import Manifest
-    from hepdask.tree import Merge, Node
+    from hepdask.tree import Merge
 
-__all__ = ["Graph", "TaskOptions", "pack"]
+__all__ = ["Graph", "TaskOptions", "node_at", "pack", "place_of"]
 
 _run_numbers = itertools.count(1)
 
@@ -133,7 +134,7 @@ class Graph:
         self._token = f"{digest.hexdigest()[:12]}-{next(_run_numbers)}"
         self._work = delayed(bytes, pure=False)(packed_work, dask_key_name=f"work-{self._token}")
         self.cut = cut
-        self._persist(packed, suspects=False, places=places)
+        self._persist(packed, places=places)
 
     def replace(self, node: Node, future: Any, workers: Sequence[str]) -> None:
         """Let a copy stand for a node from now on; merges that don't have it yet are made anew.
@@ -149,17 +150,30 @@ class Graph:
         """
         self._keep_frontier(lambda one: not (one.start <= node.start and node.stop <= one.stop))
         self.futures[node] = future
-        self._persist({}, suspects=False, workers=workers)
+        self._persist({}, workers=workers)
 
-    def halve(self, nodes: Iterable[Node]) -> None:
-        """Run nodes that could not be run anew, in halves and each range in a child process."""
+    def halve(self, nodes: Iterable[Node], suspects: Collection[Node]) -> None:
+        """Run nodes that could not be run anew, in halves.
+
+        Parameters
+        ----------
+        nodes : iterable of Node
+            Of the cut.
+        suspects : collection of Node
+            Those whose ranges are run in child processes.
+        """
         self._keep_frontier(lambda _: True)
         again = set(nodes)
-        halves = [half for node in again for half in self._job.tree.children(node) or (node,)]
+        halves = {
+            half: node in suspects
+            for node in again
+            for half in self._job.tree.children(node) or (node,)
+        }
         for node in again:
             self.futures.pop(node, None)
         self.cut = sorted([*(node for node in self.cut if node not in again), *halves])
-        self._persist({node: self._pack(node) for node in halves}, suspects=True)
+        suspected = {half for half, is_suspect in halves.items() if is_suspect}
+        self._persist({node: self._pack(node) for node in halves}, suspects=suspected)
 
     def copy(self, node: Node, workers: Sequence[str], *, is_last_try: bool) -> Any:
         """Run a node a second time, on one of these workers if they are still there.
@@ -208,7 +222,7 @@ class Graph:
         self,
         packed: dict[Node, bytes],
         *,
-        suspects: bool,
+        suspects: Collection[Node] = (),
         workers: Sequence[str] = (),
         places: Mapping[Node, str] | None = None,
     ) -> None:
@@ -216,7 +230,7 @@ class Graph:
         with distributed.span(f"hepdask {self._job.name}"):
             tasks = {
                 node: self._process(
-                    node, ranges, is_suspect=suspects, worker=(places or {}).get(node)
+                    node, ranges, is_suspect=node in suspects, worker=(places or {}).get(node)
                 )
                 for node, ranges in packed.items()
             }
@@ -257,8 +271,7 @@ class Graph:
         worker: str | None = None,
     ) -> Any:
         key = f"process-{self._token}-{next(self._task_numbers):05d}"
-        place = f"{node.start}-{node.stop}"
-        info = RunInfo(self._run_id, key, place, is_suspect, is_last_try)
+        info = RunInfo(self._run_id, key, place_of(node), is_suspect, is_last_try)
         stored = self._job.stored
         with self._annotated(worker):
             return delayed(process_task, pure=False)(
@@ -304,3 +317,14 @@ class Graph:
             return
         with dask.annotate(**annotations):
             yield
+
+
+def place_of(node: Node) -> str:
+    """Name a node in what tasks tell of themselves."""
+    return f"{node.start}-{node.stop}"
+
+
+def node_at(place: str) -> Node:
+    """Undo `place_of`."""
+    start, _, stop = place.partition("-")
+    return Node(int(start), int(stop))

@@ -23,6 +23,9 @@ __all__ = ["keeping_nannies", "start_again"]
 #: How long after a death dask looks, by default 15 s: longer than runs on one machine take.
 LOOK_AFTER = {"distributed.deploy.lost-worker-timeout": "1 day"}
 
+#: What becomes of a nanny that will not start any worker.
+ENDED = ("failed", "closed")
+
 logger = logging.getLogger(__name__)
 
 
@@ -84,6 +87,10 @@ def start_again(client: Any, known: set[Any]) -> set[Any]:
     cluster = client.cluster
     if not isinstance(cluster, distributed.LocalCluster) or cluster.status.name != "running":
         return set()
+    # one that could not start, for example as the last one of its name was not gone yet, stays there (distributed 2026.8)
+    for name, nanny in list(cluster.workers.items()):
+        if nanny.status.name in ENDED:
+            cluster.workers.pop(name)
     missing = set(cluster.worker_spec) - set(cluster.workers)
     if missing:
         if not missing <= known:

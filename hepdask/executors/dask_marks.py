@@ -12,17 +12,19 @@ from distributed import get_worker
 from distributed.utils import sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["FULL_WORKER", "MARKS", "Past", "RunInfo", "is_suspect", "marked"]
+__all__ = ["FULL_WORKER", "MARKS", "Past", "RunInfo", "is_suspect", "marked", "may_kill"]
 
 #: Workers that die in a run before all its tasks are run in child processes: one more, as long as nothing was seen to kill.
 MAX_DEATHS = 2
-#: What is known of a place in the tree with which a worker has died: no more than that, that a second one has, that it has also
-#: killed a child process, or that it did no harm then.
+#: What is known of a place in the tree with which a worker has died: no more than that, that a second one has before it got
+#: any further, that it has also killed a child process, or that it did no harm then.
 DIED, TWICE, KILLS, CLEARED = "died", "died twice", "kills", "cleared"
 #: What is known of a worker that was replaced, as its memory was full for ever.
 FULL_WORKER = "full"
+#: Of a task that has been begun, while it runs, how many of its ranges were done before; this when it has ended.
+ENDED = -1
 #: Where the scheduler keeps the marks, in its metadata.
 MARKS = "hepdask-tasks"
 
@@ -74,12 +76,24 @@ class Past:
     has_killed: bool = False
 
 
+def _nothing() -> int:
+    return 0
+
+
 @contextmanager
-def marked(info: RunInfo) -> Iterator[Past]:
+def marked(info: RunInfo, count_done: Callable[[], int] = _nothing) -> Iterator[Past]:
     """Mark at the scheduler that a task has begun, until it ends.
 
     A task that finds its own mark has been begun by a worker that died. If it then does no harm, it was not to blame, and that is
     forgotten. See `is_suspect`. The marks cost three round trips, about 5 ms a task.
+
+    Parameters
+    ----------
+    info : RunInfo
+        Of the task.
+    count_done : callable
+        Counts the ranges of the task whose results are kept; called if it has been begun before. With a task that gets further
+        each time, it is not the same event that kills.
 
     Yields
     ------
@@ -87,25 +101,36 @@ def marked(info: RunInfo) -> Iterator[Past]:
         What is known of the task.
     """
     worker = get_worker()
-    past: Past = sync(worker.loop, _mark_begun, worker.scheduler, info)
+    before, deaths = sync(worker.loop, _ask_past, worker.scheduler, info)
+    num_done = 0 if before is None else count_done()
+    past: Past = sync(worker.loop, _mark_begun, worker.scheduler, info, before, num_done, deaths)
     try:
         yield past
     finally:
         sync(worker.loop, _mark_ended, worker.scheduler, info, past)
 
 
-async def _mark_begun(scheduler: Any, info: RunInfo) -> Past:
-    """Mark a task as begun; return what is known of it."""
-    begun, died = [MARKS, info.run_id, "begun", info.key], [MARKS, info.run_id, "died"]
+async def _ask_past(scheduler: Any, info: RunInfo) -> tuple[int | None, dict[str, str]]:
+    """Ask how many ranges were done when the task was begun before, and with what workers have died."""
     before, deaths = await asyncio.gather(
-        scheduler.get_metadata(keys=begun, default=None),
-        scheduler.get_metadata(keys=died, default={}),
+        scheduler.get_metadata(keys=[MARKS, info.run_id, "begun", info.key], default=None),
+        scheduler.get_metadata(keys=[MARKS, info.run_id, "died"], default={}),
     )
-    if before:
-        known = TWICE if deaths.get(info.place) in (DIED, TWICE) else DIED
-        await scheduler.set_metadata(keys=[*died, info.place], value=known)
+    return before, deaths
+
+
+async def _mark_begun(
+    scheduler: Any, info: RunInfo, before: int | None, num_done: int, deaths: Mapping[str, str]
+) -> Past:
+    """Mark a task as begun; return what is known of it."""
+    if before is not None and before != ENDED:
+        is_stuck = num_done <= before and deaths.get(info.place) in (DIED, TWICE)
+        known = TWICE if is_stuck else DIED
+        place = [MARKS, info.run_id, "died", info.place]
+        await scheduler.set_metadata(keys=place, value=known)
         deaths = {**deaths, info.place: known}
-    await scheduler.set_metadata(keys=begun, value=True)
+    begun = [MARKS, info.run_id, "begun", info.key]
+    await scheduler.set_metadata(keys=begun, value=num_done)
     suspected = info.is_suspect or is_suspect(info.place, deaths)
     return Past(before is not None, bool(deaths), suspected)
 
@@ -129,7 +154,7 @@ def is_suspect(place: str, deaths: Mapping[str, str]) -> bool:
     known = deaths.get(place)
     if found[FULL_WORKER] >= MAX_DEATHS or known in (TWICE, KILLS):
         return True
-    if found[CLEARED] >= MAX_DEATHS and found[CLEARED] > found[KILLS]:
+    if _do_others_kill(found):
         return False
     num_blamed = found.total() - found[CLEARED]
     return (
@@ -137,9 +162,25 @@ def is_suspect(place: str, deaths: Mapping[str, str]) -> bool:
     )
 
 
+def may_kill(place: str, deaths: Mapping[str, str]) -> bool:
+    """Tell whether a task that dask has given up is to be blamed, and not those who kill the workers.
+
+    Parameters
+    ----------
+    place, deaths : str, mapping of str to str
+        See `is_suspect`.
+    """
+    is_blamed = deaths.get(place) in (DIED, TWICE, KILLS)
+    return is_blamed or not _do_others_kill(Counter(deaths.values()))
+
+
+def _do_others_kill(found: Counter[str]) -> bool:
+    return found[CLEARED] >= MAX_DEATHS and found[CLEARED] > found[KILLS]
+
+
 async def _mark_ended(scheduler: Any, info: RunInfo, past: Past) -> None:
     """Mark a task as ended; say what became of a suspicion."""
-    await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=False)
+    await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=ENDED)
     if past.is_suspect or past.has_begun:
         place = [MARKS, info.run_id, "died", info.place]
         if past.has_killed:

@@ -20,22 +20,22 @@ import distributed
 from hepdask.executors import FULL, INTERRUPTED, LOST, Job, Outcome, cut_tree
 from hepdask.executors.dask_clients import LOST_ERRORS, ask, is_under_way
 from hepdask.executors.dask_events import Display, listen
-from hepdask.executors.dask_graph import Graph, TaskOptions
-from hepdask.executors.dask_marks import FULL_WORKER, MARKS
+from hepdask.executors.dask_graph import Graph, TaskOptions, node_at, place_of
+from hepdask.executors.dask_marks import FULL_WORKER, MARKS, may_kill
 from hepdask.executors.dask_monitor import SUMS, stop_run
 from hepdask.executors.dask_placement import find_open, place_tasks
 from hepdask.executors.dask_watch import ClusterWatch, Pace
 from hepdask.failures import Failure
 from hepdask.held import bring_back
 from hepdask.partial import PartialResult, merge_results, process_name
-from hepdask.tree import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from hepdask.executors import Interrupts
     from hepdask.failures import FailureKind
     from hepdask.progress import Progress
+    from hepdask.tree import Node
 
 __all__ = ["DaskRun"]
 
@@ -177,7 +177,7 @@ class DaskRun:
 
     def _take_report(self, report: dict[str, Any], display: Display) -> None:
         """Take note of what a task says of itself."""
-        node = _node_at(report["place"])
+        node = node_at(report["place"])
         own, copy = self._graph.futures.get(node), self._copies.get(node)
         if own is not None and report["key"] not in (own.key, copy and copy.future.key):
             return  # of a task that was replaced
@@ -304,7 +304,7 @@ class DaskRun:
                     self._copies[node] = _Copy(graph.copy(node, others, is_last_try=False))
 
     def _halve_killed(self) -> bool:
-        """Run the nodes whose workers died too often again, in halves and each range in a child process.
+        """Run the nodes whose workers died too often again, in halves; each range in a child process, if they may be to blame.
 
         dask gives a task up after some workers died with it, whoever was to blame. What is finished stays as it is; if its
         result went with its worker, it is made again first. Returns True if there is something to follow.
@@ -326,10 +326,18 @@ class DaskRun:
             for node in graph.cut
             if node in graph.futures and graph.futures[node].status == "error"
         ]
-        graph.halve(killed)
+        graph.halve(killed, self._find_suspects(killed))
         self._num_launches += 1
         self._await_pending()
         return True
+
+    def _find_suspects(self, nodes: Collection[Node]) -> Collection[Node]:
+        with suppress(*LOST_ERRORS):
+            deaths = ask(
+                self._client, "get_metadata", keys=[MARKS, self._run_id, "died"], default={}
+            )
+            return {node for node in nodes if may_kill(place_of(node), deaths)}
+        return nodes
 
     def _stop(self, why: str) -> None:
         """Tell all workers to start no further range of this run; what is done is still merged."""
@@ -499,11 +507,6 @@ def _find_threads(client: Any) -> dict[str, int]:
     with suppress(*LOST_ERRORS):
         return dict(ask(client, "ncores", workers=None))
     return {}
-
-
-def _node_at(place: str) -> Node:
-    start, _, stop = place.partition("-")
-    return Node(int(start), int(stop))
 
 
 def _contains(outer: Node, inner: Node) -> bool:

@@ -18,7 +18,7 @@ from dask.sizeof import sizeof
 from dask.utils import format_bytes
 from distributed import get_worker
 
-from hepdask.checkpoints import CAREFUL_SECONDS, CHECKPOINT_SECONDS, NodeKeys
+from hepdask.checkpoints import NodeKeys, find_stored
 from hepdask.endpoints import process_health
 from hepdask.errors import ProcessDiedError, RangeTimeoutError
 from hepdask.executors.dask_endpoints import shared_endpoints
@@ -38,7 +38,7 @@ from hepdask.task import (
     load_work,
     note_failed_replica,
 )
-from hepdask.tree import merge_in_order
+from hepdask.tree import arrange, merge_in_order
 from hepdask.watch import TimeLimitReached, time_limit
 
 if TYPE_CHECKING:
@@ -125,10 +125,17 @@ def process_task(
     monitor = WorkerMonitor(info)
     work = load_work(packed_work)
     ranges, identities = unpack_ranges(packed_ranges)
-    with marked(info) as past:
-        if checkpoints is not None and past.has_begun:
-            # what it has saved before need not be done again: its worker died, or its result was lost with another one
-            stored = checkpoints.list_keys()
+    keys = None if checkpoints is None else NodeKeys(ranges, identities)
+
+    def count_done() -> int:
+        # what it has saved before need not be done again: its worker died, or its result was lost with another one
+        nonlocal stored
+        if checkpoints is None or keys is None:
+            return 0
+        stored = checkpoints.list_keys()
+        return sum(map(len, find_stored(arrange(ranges), keys, stored)))
+
+    with marked(info, count_done) as past:
         attempt = _isolated(packed_work, work, monitor.worker, past) if past.is_suspect else None
         task = NodeTask(
             ranges,
@@ -138,8 +145,8 @@ def process_task(
             on_hang=partial(_end_hung_worker, get_worker()),
             sizes=_sizes_of(info.run_id),
             checkpoints=checkpoints,
-            checkpoint_seconds=CAREFUL_SECONDS if past.is_perilous else CHECKPOINT_SECONDS,
-            keys=None if checkpoints is None else NodeKeys(ranges, identities),
+            is_perilous=past.is_perilous,
+            keys=keys,
             stored=stored,
             ends_dataset=ends_dataset,
             scratch_directory=get_worker().local_directory,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from hepdask.executors.dask_marks import CLEARED, DIED, FULL_WORKER, KILLS, TWICE, is_suspect
+from hepdask.executors.dask_marks import (
+    CLEARED,
+    DIED,
+    FULL_WORKER,
+    KILLS,
+    TWICE,
+    is_suspect,
+    may_kill,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,3 +40,17 @@ from hepdask.executors.dask_marks import CLEARED, DIED, FULL_WORKER, KILLS, TWIC
 )
 def test_suspects(deaths: dict[str, str], expected: bool) -> None:
     assert is_suspect("0-4", deaths) is expected
+
+
+@pytest.mark.parametrize(
+    ("deaths", "expected"),
+    [
+        ({}, True),
+        ({"4-8": DIED}, True),
+        ({"4-8": CLEARED, "8-12": CLEARED}, False),
+        ({"4-8": CLEARED, "8-12": CLEARED, "0-4": DIED}, True),
+        ({"4-8": CLEARED, "8-12": CLEARED, "12-16": KILLS, "16-20": KILLS}, True),
+    ],
+)
+def test_what_dask_has_given_up(deaths: dict[str, str], expected: bool) -> None:
+    assert may_kill("0-4", deaths) is expected
