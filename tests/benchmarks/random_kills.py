@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import statistics
 import tempfile
 import threading
 import time
@@ -34,8 +35,7 @@ class Outcome:
     healthy_seconds: float
     disturbed_seconds: float
     num_kills: int
-    missing_seconds: float
-    import_seconds: float
+    seconds_per_restart: float
     is_complete: bool
     has_same_bits: bool
 
@@ -44,12 +44,12 @@ class Outcome:
         bits = "the same bits" if self.has_same_bits else "OTHER BITS"
         ratio = self.disturbed_seconds / self.healthy_seconds
         # two workers
-        restart_seconds = (self.missing_seconds + self.num_kills * self.import_seconds) / 2
+        restart_seconds = self.num_kills * self.seconds_per_restart / 2
         rest = (self.disturbed_seconds - restart_seconds) / self.healthy_seconds
         return (
             f"{self.num_kills} workers killed at random: {state}, {bits}; {self.disturbed_seconds:.1f} s instead of "
-            f"{self.healthy_seconds:.1f} s (ratio {ratio:.2f}); restarts took {restart_seconds:.1f} s of it (workers were missing for "
-            f"{self.missing_seconds:.1f} s, and each needs {self.import_seconds:.1f} s to import libraries); without: ratio {rest:.2f}"
+            f"{self.healthy_seconds:.1f} s (ratio {ratio:.2f}); restarts took {restart_seconds:.1f} s of it (each "
+            f"{self.seconds_per_restart:.2f} s of one of two workers); without: ratio {rest:.2f}"
         )
 
 
@@ -78,6 +78,7 @@ def measure(
     """
     from datasets.sample import write_sample
     from hepdask import DaskExecutor, Runner
+    from hepdask.executors.dask_local import keeping_nannies
 
     with tempfile.TemporaryDirectory() as directory:
         fileset = write_sample(
@@ -95,32 +96,35 @@ def measure(
             runner = Runner(executor, chunksize=1_000, progress=False, store=place)
             return runner.run(fileset, processor)
 
-        import_seconds = _measure_imports(client)
-        times = [time.perf_counter()]
+        started = time.perf_counter()
         healthy = run_once("healthy")
-        times.append(time.perf_counter())
+        healthy_seconds = time.perf_counter() - started
+        with keeping_nannies(client):
+            seconds_per_restart = statistics.median(_measure_restart(client) for _ in range(3))
+        started = time.perf_counter()
         with _kill_at_random(client, kill_seconds, seed) as kills:
             disturbed = run_once("disturbed")
-        times.append(time.perf_counter())
+        disturbed_seconds = time.perf_counter() - started
     sums = [np.float64(one.output["sum"]).tobytes() for one in (healthy, disturbed)]
     has_same_bits = sums[0] == sums[1] and healthy.output["starts"] == disturbed.output["starts"]
     return Outcome(
-        times[1] - times[0],
-        times[2] - times[1],
+        healthy_seconds,
+        disturbed_seconds,
         kills.count,
-        kills.missing_seconds,
-        import_seconds,
+        seconds_per_restart,
         disturbed.is_complete,
         has_same_bits,
     )
 
 
-def _measure_imports(client: Client) -> float:
-    """Restart the workers, and measure how long one needs until it knows hepdask."""
-    client.restart()
-    worker = next(iter(client.nthreads()))
+def _measure_restart(client: Client) -> float:
+    """Kill a worker that has nothing to do; return how long it takes until the next one knows what tasks need."""
+    before = set(client.nthreads())
     started = time.perf_counter()
-    client.submit(_import_libraries, workers=[worker]).result()
+    assert _kill_one(client, random.Random(1))
+    while not (new := set(client.nthreads()) - before):
+        time.sleep(0.01)
+    client.submit(_import_libraries, workers=list(new), pure=False).result()
     return time.perf_counter() - started
 
 
@@ -132,29 +136,20 @@ def _import_libraries() -> None:
 @dataclass(slots=True)
 class _Kills:
     count: int = 0
-    missing_seconds: float = 0.0
 
 
 @contextmanager
 def _kill_at_random(client: Client, seconds: float, seed: int) -> Iterator[_Kills]:
-    """Kill workers as long as the context is open; yield how many, and how long workers were missing."""
+    """Kill workers as long as the context is open; yield how many."""
     randomly = random.Random(seed)
     ended = threading.Event()
     kills = _Kills()
-    num_workers = len(client.nthreads())
 
-    def watch() -> None:
-        last = time.perf_counter()
-        next_kill = last + seconds
-        while not ended.wait(0.05):
-            now = time.perf_counter()
-            kills.missing_seconds += (num_workers - len(client.nthreads())) * (now - last)
-            last = now
-            if now >= next_kill:
-                next_kill += seconds
-                kills.count += _kill_one(client, randomly)
+    def kill() -> None:
+        while not ended.wait(seconds):
+            kills.count += _kill_one(client, randomly)
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=kill)
     thread.start()
     try:
         yield kills
@@ -164,7 +159,7 @@ def _kill_at_random(client: Client, seconds: float, seed: int) -> Iterator[_Kill
 
 
 def _kill_one(client: Client, randomly: random.Random) -> int:
-    # a nanny whose worker dies while it starts gives up, and the cluster would be empty in the end
+    # one that has not started yet would be a longer restart, not another one
     nannies = [one for one in client.cluster.workers.values() if _has_started(one)]
     if not nannies:
         return 0
