@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ __all__ = ["FULL_WORKER", "MARKS", "Past", "RunInfo", "is_suspect", "marked", "m
 
 #: Workers that die in a run before all its tasks are run in child processes: one more, as long as nothing was seen to kill.
 MAX_DEATHS = 2
+#: A worker that has just replaced another one is as careful for so long: what killed that one may still wait, unmarked, for a
+#: worker that is busy. Counted from the import of this module, for the first task.
+YOUNG_SECONDS = 2.0
+_imported_seconds = time.monotonic()
 #: What is known of a place in the tree with which a worker has died: no more than that, that a second one has before it got
 #: any further, that it has also killed a child process, or that it did no harm then.
 DIED, TWICE, KILLS, CLEARED = "died", "died twice", "kills", "cleared"
@@ -131,11 +136,12 @@ async def _mark_begun(
         deaths = {**deaths, info.place: known}
     begun = [MARKS, info.run_id, "begun", info.key]
     await scheduler.set_metadata(keys=begun, value=num_done)
-    suspected = info.is_suspect or is_suspect(info.place, deaths)
+    is_young = time.monotonic() - _imported_seconds < YOUNG_SECONDS
+    suspected = info.is_suspect or is_suspect(info.place, deaths, is_young=is_young)
     return Past(before is not None, bool(deaths), suspected)
 
 
-def is_suspect(place: str, deaths: Mapping[str, str]) -> bool:
+def is_suspect(place: str, deaths: Mapping[str, str], *, is_young: bool) -> bool:
     """Tell whether a task is to be run in a child process of its worker.
 
     One with which a worker has died is. Where several workers died with tasks that are not cleared, all tasks of the run are:
@@ -149,6 +155,8 @@ def is_suspect(place: str, deaths: Mapping[str, str]) -> bool:
         Of the task in the tree: a copy, as it takes so long in its child process, has not begun before, but is no better.
     deaths : mapping of str to str
         What is known of places with which workers have died, and of workers.
+    is_young : bool
+        True for a worker that has just replaced another one.
     """
     found = Counter(deaths.values())
     known = deaths.get(place)
@@ -168,7 +176,7 @@ def may_kill(place: str, deaths: Mapping[str, str]) -> bool:
     Parameters
     ----------
     place, deaths : str, mapping of str to str
-        See `is_suspect`.
+        As for `is_suspect`.
     """
     is_blamed = deaths.get(place) in (DIED, TWICE, KILLS)
     return is_blamed or not _do_others_kill(Counter(deaths.values()))

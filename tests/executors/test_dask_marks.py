@@ -39,7 +39,22 @@ from hepdask.executors.dask_marks import (
     ],
 )
 def test_suspects(deaths: dict[str, str], expected: bool) -> None:
-    assert is_suspect("0-4", deaths) is expected
+    assert is_suspect("0-4", deaths, is_young=False) is expected
+
+
+@pytest.mark.parametrize(
+    ("deaths", "expected"),
+    [
+        ({}, False),
+        ({"4-8": DIED}, True),
+        ({"4-8": CLEARED}, False),
+        ({"4-8": CLEARED, "8-12": CLEARED, "12-16": DIED}, False),
+    ],
+)
+def test_a_worker_that_replaces_another_one_is_careful(
+    deaths: dict[str, str], expected: bool
+) -> None:
+    assert is_suspect("0-4", deaths, is_young=True) is expected
 
 
 @pytest.mark.parametrize(
