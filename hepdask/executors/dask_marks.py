@@ -166,7 +166,10 @@ def is_suspect(place: str, deaths: Mapping[str, str], *, is_young: bool) -> bool
         return False
     num_blamed = found.total() - found[CLEARED]
     return (
-        known == DIED or num_blamed > MAX_DEATHS or (num_blamed == MAX_DEATHS and found[KILLS] > 0)
+        known == DIED
+        or num_blamed > MAX_DEATHS
+        or (num_blamed == MAX_DEATHS and found[KILLS] > 0)
+        or (num_blamed > 0 and is_young)
     )
 
 
