@@ -72,7 +72,7 @@ class Past:
     is_suspect : bool
         True if it may kill its worker.
     has_killed : bool
-        True if it then has killed a child process.
+        True if it then has killed a child process, or would have needed more memory than a worker has.
     """
 
     has_begun: bool

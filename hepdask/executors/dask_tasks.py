@@ -223,6 +223,8 @@ def _isolated(
             return PartialResult(failures=(failure,))
         for one in result.failures:
             note_failed_replica(one.replica, one.kind)
+            # what is too much for a child process would be the end of the worker
+            past.has_killed |= one.kind == "resources"
         return replace(result, failures=tuple(_with_limit(one, limit) for one in result.failures))
 
     return attempt
