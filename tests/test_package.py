@@ -164,6 +164,7 @@ ORDER_WITHIN = {
         "dask_tasks",
         "dask_graph",
         "dask_events",
+        "dask_local",
         "dask_watch",
         "dask_map",
         "dask_placement",
