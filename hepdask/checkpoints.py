@@ -44,10 +44,8 @@ __all__ = ["Checkpoints", "NodeKeys", "StoredNodes", "find_stored", "identify_fi
 MAX_SHARE = 0.03
 #: Less than this is not worth an object, except where nothing else could be gone on from.
 MIN_UNSAVED_SECONDS = 0.1
-#: In the middle of a task, what would be lost is written so often.
+#: In the middle of a task, what would be lost is written so often, as long as no worker has died in the run.
 CHECKPOINT_SECONDS = 5.0
-#: ... and so often once workers have died in the run.
-CAREFUL_SECONDS = 0.3
 _BOUNDS = struct.Struct("<16sqq")
 _DIGEST_BYTES = 20
 #: Runs of which a process remembers how long writing takes.

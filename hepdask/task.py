@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from hepdask.attempt import Attempt
-from hepdask.checkpoints import CAREFUL_SECONDS, CHECKPOINT_SECONDS
+from hepdask.checkpoints import CHECKPOINT_SECONDS, MIN_UNSAVED_SECONDS
 from hepdask.endpoints import endpoint_of, process_health
 from hepdask.errors import RangeTimeoutError
 from hepdask.failures import Failure, build_failure
@@ -244,7 +244,7 @@ class NodeTask:
         """Keep what has been done so far, now and then."""
         if self.checkpoints is None:
             return result
-        seconds = CAREFUL_SECONDS if self.is_perilous else CHECKPOINT_SECONDS
+        seconds = MIN_UNSAVED_SECONDS if self.is_perilous else CHECKPOINT_SECONDS
         return self.checkpoints.offer(result, min_seconds=seconds)
 
     def _load(self, node: Node, merging: Merging) -> Held | None:
