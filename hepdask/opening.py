@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hepdask.fileset import InputFile
+    from hepdask.remote import RemoteSource
 
 __all__ = [
     "OpenFile",
@@ -49,7 +50,6 @@ _TREE_CLASSES = frozenset(
 )
 # an object cache of uproot's default size would keep the trees of closed directories alive
 _OBJECT_CACHE_SIZE = 10
-_REMOTE_BEGIN_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,11 @@ class OpenFile:
     def num_requested_bytes(self) -> int:
         """Bytes requested from the file since it was opened, as uproot counts them."""
         return int(self.directory.file.source.num_requested_bytes)
+
+    @property
+    def remote(self) -> RemoteSource | None:
+        """What gives the bytes of a remote file; None for a local one, and where an option of uproot has chosen something else."""
+        return _find_remote(self.directory)
 
     def close(self) -> None:
         """Close the file; arrays that were read from it stay valid. A second call does nothing."""
@@ -310,10 +315,20 @@ def _open_once(file: InputFile, replica: str, options: ReadOptions) -> tuple[Any
         _check_complete(replica, directory)
         with garbage_kept():
             tree = _find_tree(file, replica, directory)
+        remote = _find_remote(directory)
+        if remote is not None:
+            remote.end_opening()
         return directory, tree, int(tree.num_entries)
     except BaseException:
         directory.close()
         raise
+
+
+def _find_remote(directory: Any) -> RemoteSource | None:
+    from hepdask.remote import RemoteSource
+
+    source = directory.file.source
+    return source if isinstance(source, RemoteSource) else None
 
 
 def _check_complete(replica: str, directory: Any) -> None:
@@ -339,8 +354,9 @@ def _uproot_options(replica: str, options: ReadOptions) -> dict[str, Any]:
         # in this thread: by default (uproot 5.7) an event loop in another one reads local files, 1 ms a branch more than that takes
         chosen |= {"handler": uproot.MultithreadedFileSource, "use_threads": False}
     if path is None:
-        # the header, the names of the trees and their keys in one request: a round trip less
-        chosen["begin_chunk_size"] = _REMOTE_BEGIN_BYTES
+        from hepdask.remote import BEGIN_BYTES, RemoteSource
+
+        chosen |= {"handler": RemoteSource, "begin_chunk_size": BEGIN_BYTES}
     return {**chosen, **options.uproot_options}
 
 

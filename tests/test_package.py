@@ -32,6 +32,7 @@ ORDER = (
     "discovery",
     "endpoints",
     "read_errors",
+    "remote",
     "opening",
     "metadata",
     "ranges",

@@ -144,7 +144,7 @@ class DaskMap(Generic[T, R]):
         """Look whether the scheduler is still there, and the workers are heard of; return why nothing more will come."""
         if self._client.status != "running":
             return LOST
-        if self._watch.look() and self._watch.is_stuck():
+        if self._watch.look(self._token) and self._watch.is_stuck():
             return FULL
         self._renew()
         return ""

@@ -47,7 +47,8 @@ class RunInfo:
     place : str
         Of its node in the tree: a copy of the task has the same, under another key.
     is_suspect : bool
-        True if workers have died with it: each range then runs in a child process.
+        True if the client knows already that it is to be run in a child process; else that is told by what has died by the
+        time it begins, see `marked`.
     is_last_try : bool
         False: if a server can't be reached from this worker, another worker is to try.
     """

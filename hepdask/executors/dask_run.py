@@ -199,7 +199,7 @@ class DaskRun:
             self._abandon(LOST)
         elif self._stopped_by and self._has_lost_all_workers():
             self._is_abandoned = True
-        elif self._watch.look():
+        elif self._watch.look(self._graph.token):
             self._count_full()
             if self._watch.is_stuck():
                 self._abandon(self._stopped_by or FULL)
@@ -461,7 +461,7 @@ class DaskRun:
         while any(is_under_way(one) for one in self._graph.futures.values()):
             if not self._is_connected() or self._has_lost_all_workers():
                 return
-            if self._watch.look() and self._watch.is_stuck():
+            if self._watch.look(self._graph.token) and self._watch.is_stuck():
                 return
             pause.wait(POLL_SECONDS)
 

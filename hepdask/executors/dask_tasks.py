@@ -95,6 +95,41 @@ def unpack_ranges(packed: bytes) -> tuple[list[EntryRange], dict[tuple[str, str]
     return ranges, {(file.dataset, file.file_path): identity for file, identity, _ in files}
 
 
+class _Saved:
+    """What the store has of the nodes below a task.
+
+    Parameters
+    ----------
+    ranges : list of EntryRange
+        Of the task.
+    identities : mapping
+        Of their files.
+    checkpoints : Checkpoints or None
+        The store, if there is one.
+    names : frozenset of str
+        What was there when the run was begun.
+    """
+
+    def __init__(
+        self,
+        ranges: list[EntryRange],
+        identities: Mapping[tuple[str, str], bytes],
+        checkpoints: Checkpoints | None,
+        names: frozenset[str],
+    ) -> None:
+        self._ranges = ranges
+        self._checkpoints = checkpoints
+        self.keys = None if checkpoints is None else NodeKeys(ranges, identities)
+        self.names = names
+
+    def count_done(self) -> int:
+        """Look again: what the task has saved before it lost its worker, or its result, need not be done again."""
+        if self._checkpoints is None or self.keys is None:
+            return 0
+        self.names = self._checkpoints.list_keys()
+        return sum(map(len, find_stored(arrange(self._ranges), self.keys, self.names)))
+
+
 def process_task(
     packed_work: bytes,
     packed_ranges: bytes,
@@ -125,17 +160,8 @@ def process_task(
     monitor = WorkerMonitor(info)
     work = load_work(packed_work)
     ranges, identities = unpack_ranges(packed_ranges)
-    keys = None if checkpoints is None else NodeKeys(ranges, identities)
-
-    def count_done() -> int:
-        # what it has saved before need not be done again: its worker died, or its result was lost with another one
-        nonlocal stored
-        if checkpoints is None or keys is None:
-            return 0
-        stored = checkpoints.list_keys()
-        return sum(map(len, find_stored(arrange(ranges), keys, stored)))
-
-    with marked(info, count_done) as past:
+    saved = _Saved(ranges, identities, checkpoints, stored)
+    with marked(info, saved.count_done) as past:
         attempt = _isolated(packed_work, work, monitor.worker, past) if past.is_suspect else None
         task = NodeTask(
             ranges,
@@ -146,8 +172,8 @@ def process_task(
             sizes=_sizes_of(info.run_id),
             checkpoints=checkpoints,
             is_perilous=past.is_perilous,
-            keys=keys,
-            stored=stored,
+            keys=saved.keys,
+            stored=saved.names,
             ends_dataset=ends_dataset,
             scratch_directory=get_worker().local_directory,
             find_following=partial(_find_following, get_worker(), info),

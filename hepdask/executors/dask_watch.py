@@ -80,8 +80,13 @@ class ClusterWatch:
         self.num_threads = 0
         self.num_busy = 0
 
-    def look(self) -> bool:
+    def look(self, token: str) -> bool:
         """Look, if the last time was long enough ago.
+
+        Parameters
+        ----------
+        token : str
+            Part of the keys of those tasks that are sent elsewhere if they wait for a worker that is gone.
 
         Returns
         -------
@@ -98,8 +103,9 @@ class ClusterWatch:
             processing = ask(self._client, "processing", workers=None)
             self._drop_silent(workers)
             self._replace_full(workers)
-            self._call_on_scheduler(_make_releaser())
             self._note(workers, processing, now)
+            if self.num_busy < self.num_threads:
+                self._call_on_scheduler(_make_releaser(), token=token)
             return True
         return False
 
@@ -225,12 +231,12 @@ def _make_releaser() -> Any:
     there, not even those that come later are given it (`bulk_schedule_unrunnable_after_adding_worker`, distributed 2026.8).
     """
 
-    def release(dask_scheduler: Any) -> None:
+    def release(dask_scheduler: Any, token: str) -> None:
         if dask_scheduler.running:
             stranded = [
                 one.key
                 for one in dask_scheduler.unrunnable
-                if one.loose_restrictions and one.worker_restrictions
+                if one.loose_restrictions and one.worker_restrictions and token in str(one.key)
             ]
             dask_scheduler.set_restrictions(worker=dict.fromkeys(stranded))
             dask_scheduler.transitions(

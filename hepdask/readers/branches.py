@@ -23,7 +23,7 @@ from coffea.nanoevents.mapping import TrivialUprootOpener, UprootSourceMapping
 from coffea.nanoevents.util import quote, tuple_to_key
 
 from hepdask.read_errors import as_read_error
-from hepdask.readers.ahead import find_ahead, request_branches
+from hepdask.readers.ahead import request_branches
 from hepdask.readers.damage import (
     check_array,
     check_counts,
@@ -262,12 +262,12 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
 
     def _num_read_bytes(self) -> int:
         """Count what was requested and read: what is requested ahead is read later."""
-        ahead = find_ahead(self._handle.open_file)
+        remote = self._handle.open_file.remote
         requested = self._handle.num_requested_bytes
         return (
             requested
-            if ahead is None
-            else requested - ahead.num_ahead_bytes + ahead.num_served_bytes
+            if remote is None
+            else requested - remote.num_ahead_bytes + remote.num_served_bytes
         )
 
     def _check(self, name: str, array: Any, known: dict[str, Any]) -> None:

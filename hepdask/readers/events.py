@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hepdask.metadata import check_unchanged
 from hepdask.read_errors import read_errors
-from hepdask.readers.ahead import find_ahead, request_branches
+from hepdask.readers.ahead import request_branches
 from hepdask.readers.branches import BranchSource, RangeEvents, ReadTally, kept_layout
 from hepdask.readers.cut import EventsLayout, LazyEvents
 from hepdask.readers.damage import layout_errors
@@ -144,7 +144,7 @@ def _look_ahead(
 ) -> None:
     """Request what the next ranges need; open the next file."""
     opened = handle.open_file
-    if find_ahead(opened) is None:
+    if opened.remote is None:
         return
 
     def request(opened: OpenFile, names: frozenset[str], one: EntryRange) -> bool:

@@ -37,7 +37,6 @@ from hepdask.opening import (
     open_file,
 )
 from hepdask.paths import local_path
-from hepdask.readers.ahead import find_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -222,14 +221,13 @@ def drop_ahead(find_wanted: Callable[[], Collection[str]] = tuple) -> None:
     """
     pool = _pool_of_process()
     with pool.lock:
-        idle = [one for one in pool.idle if find_ahead(one.open_file) is not None]
-        local = [one for one in pool.idle if find_ahead(one.open_file) is None]
-    wanted = find_wanted() if idle else ()
-    for kept in [*local, *(one for one in idle if one.open_file.replica not in wanted)]:
-        kept.open_file.notes.pop("clusters", None)
-        ahead = find_ahead(kept.open_file)
-        if ahead is not None:
-            ahead.drop()
+        idle = [one.open_file for one in pool.idle]
+    wanted = find_wanted() if any(one.remote for one in idle) else ()
+    for opened in idle:
+        if opened.remote is None or opened.replica not in wanted:
+            opened.notes.pop("clusters", None)
+            if opened.remote is not None:
+                opened.remote.drop()
 
 
 def close_all() -> None:

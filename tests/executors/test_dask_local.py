@@ -11,6 +11,7 @@ import dask
 import distributed
 
 from hepdask.executors.dask_local import keeping_nannies, start_again
+from tests.local import local_client
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -43,14 +44,9 @@ def test_nothing_is_touched_elsewhere(client: Client) -> None:
 
 
 def test_a_nanny_that_has_ended_is_started_again() -> None:
-    with (
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with local_client(1) as client:
         assert start_again(client, set()) == set()
-        cluster.sync(cluster.workers[0].close)
+        client.sync(client.cluster.workers[0].close)
         assert start_again(client, set()) == {0}
         client.wait_for_workers(1, timeout=30)
         end = time.monotonic() + 30

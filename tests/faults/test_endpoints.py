@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-import distributed
 import pytest
 
 from hepdask import DaskExecutor, RecoveryPolicy, Runner
 from tests import example_processors as examples
+from tests.local import local_client
 from tests.servers import XrdServer, require_xrootd
 
 if TYPE_CHECKING:
@@ -42,12 +42,7 @@ def servers(served_path: Path, nano_files: NanoFiles) -> Iterator[list[XrdServer
 @pytest.fixture
 def fresh_client() -> Iterator[Client]:
     """Two workers that know nothing of any server."""
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with local_client() as client:
         yield client
 
 

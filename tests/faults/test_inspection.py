@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import distributed
 import pytest
 
 from hepdask import (
@@ -29,6 +28,7 @@ from hepdask.fileset import load_fileset
 from hepdask.metadata import MetadataCache
 from tests import example_processors as examples
 from tests.faults.test_scheduler import separate_cluster, wait_until
+from tests.local import local_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,12 +46,7 @@ NUM_EVENTS = 289
 @pytest.fixture
 def mortal_client() -> Iterator[Client]:
     """Run a cluster of its own, whose workers may die or hang: the next test needs two that do neither."""
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with local_client() as client:
         yield client
 
 

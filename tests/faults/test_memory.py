@@ -7,13 +7,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import distributed
 import pytest
 
 from datasets.sample import write_sample
 from hepdask import DaskExecutor, LocalExecutor, RunError, Runner
 from hepdask.executors import dask_watch
 from tests import example_processors as examples
+from tests.local import local_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,16 +38,7 @@ def fileset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def small_client() -> Iterator[Client]:
     """Run a cluster whose nannies end workers that need too much, and start new ones for the next test."""
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            memory_limit=LIMIT_BYTES,
-            dashboard_address=":0",
-            silence_logs=50,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with local_client(memory_limit=LIMIT_BYTES) as client:
         yield client
 
 
@@ -158,17 +149,7 @@ def test_workers_that_are_full_for_ever_end_the_run(
     # so that what is known of the file is in the cache: to inspect it would be a task, too
     run(LocalExecutor(), fileset, examples.SlowSum(0.0), metadata_cache=True)
     # a worker in this process, which is larger already
-    with (
-        distributed.LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            processes=False,
-            memory_limit=50_000_000,
-            dashboard_address=":0",
-            silence_logs=50,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with local_client(1, processes=False, memory_limit=50_000_000) as client:
         wait_until_paused(client)
         with pytest.raises(RunError, match="paused all workers") as caught:
             run(DaskExecutor(client), fileset, examples.SlowSum(0.0), metadata_cache=True)

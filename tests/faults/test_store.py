@@ -22,6 +22,7 @@ from hepdask import DaskExecutor, LocalExecutor, RunError, Runner, StoreError
 from hepdask.checkpoints import MAX_SHARE
 from hepdask.store import Section
 from tests import example_processors as examples
+from tests.local import local_client
 from tests.store.storing import REPOSITORY, not_as_root
 
 if TYPE_CHECKING:
@@ -930,14 +931,7 @@ def test_two_processors_in_one_store(some_bench: Bench, fileset: dict[str, Any])
 
 
 def test_a_task_that_dask_runs_twice(fileset: dict[str, Any], tmp_path: Path) -> None:
-    import distributed
-
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with local_client() as client:
         bench = Bench(tmp_path, DaskExecutor(client, max_ranges_per_task=4))
         with ThreadPoolExecutor(1) as pool:
             pid = next(iter(client.run(os.getpid).values()))

@@ -7,10 +7,8 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import distributed
 import numpy as np
 import pytest
 
@@ -26,9 +24,9 @@ from hepdask import (
 from hepdask import watch as watch_module
 from hepdask.executors import dask_watch
 from tests import example_processors as examples
+from tests.local import local_client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from distributed import Client
@@ -46,17 +44,6 @@ def fileset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Events that are numbered from 1 on, in one file."""
     directory = tmp_path_factory.mktemp("sample")
     return write_sample(directory, num_events=NUM_EVENTS, num_files=1, num_events_per_cluster=1_000)
-
-
-@contextmanager
-def mortal_cluster(**options: Any) -> Iterator[Client]:
-    """Run a cluster of its own, whose workers may die."""
-    options = {"n_workers": 2, "threads_per_worker": 1, **options}
-    with (
-        distributed.LocalCluster(dashboard_address=":0", silence_logs=50, **options) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 def run(executor: Any, fileset: dict[str, Any], processor: Any, **options: Any) -> Any:
@@ -85,7 +72,7 @@ def test_an_endless_loop_costs_its_range(client: Client, fileset: dict[str, Any]
 
 
 def test_a_range_that_hangs_costs_that_range(fileset: dict[str, Any]) -> None:
-    with mortal_cluster() as client:
+    with local_client() as client:
         client.run(set_grace, 0.5)
         check_hanging(client, fileset, "lock")
 
@@ -122,7 +109,7 @@ def test_a_worker_that_is_stopped_is_replaced(
     fileset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask_watch, "LOOK_SECONDS", 0.5)
-    with mortal_cluster() as client, ThreadPoolExecutor(1) as pool:
+    with local_client() as client, ThreadPoolExecutor(1) as pool:
         pids = worker_pids(client)
         processor = examples.SlowSum(0.05, log_directory=tmp_path)
         policy = RecoveryPolicy(max_silent_seconds=3)

@@ -20,6 +20,7 @@ from datasets.sample import write_sample
 from hepdask import DaskExecutor, LocalExecutor, ProcessDiedError, RunError, Runner
 from hepdask.executors import dask_watch
 from tests import example_processors as examples
+from tests.local import local_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,12 +40,7 @@ def fileset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def client_of_all() -> Iterator[Client]:
     """Run a cluster whose workers may die; their nannies start new ones."""
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with local_client() as client:
         yield client
 
 
@@ -168,24 +164,18 @@ def test_tasks_that_were_meant_for_a_worker_that_is_gone_go_to_another_one(
 ) -> None:
     monkeypatch.setattr(dask_watch, "LOOK_SECONDS", 0.5)
     with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address=":0",
-            silence_logs=50,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
+        # without a limit of memory: a worker's own look at it would end the pause
+        local_client(processes=False, memory_limit=0) as client,
         ThreadPoolExecutor(1) as pool,
     ):
         executor = DaskExecutor(client, max_ranges_per_task=1)
-        running = pool.submit(run, executor, fileset, examples.SlowSum(0.1))
-        first, second = cluster.workers.values()
+        running = pool.submit(run, executor, fileset, examples.SlowSum(0.3))
+        first, second = client.cluster.workers.values()
         wait_until(lambda: any("process" in key for key in list(first.data)))
         # full, when the other one ends: no worker that runs is left
         client.run(set_status, "paused", workers=[first.address])
         wait_until(lambda: not client.run_on_scheduler(has_running, first.address))
-        cluster.sync(second.close)
+        client.sync(second.close)
         wait_until(lambda: client.run_on_scheduler(has_stranded))
         client.run(set_status, "running", workers=[first.address])
         result = running.result(timeout=50)
@@ -198,13 +188,11 @@ def test_local_workers_whose_nannies_have_given_up_come_back(
     # how long dask waits for a nanny: shorter than any process takes to start
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "10 ms"}),
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
+        local_client(1) as client,
     ):
-        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
-        wait_until(lambda: not cluster.workers)
+        workers = client.cluster.workers
+        os.kill(next(iter(workers.values())).pid, signal.SIGKILL)
+        wait_until(lambda: not workers)
         result = run(DaskExecutor(client), fileset, examples.SlowSum(0.0))
     assert result.is_complete
     assert "1 local workers did not come back" in caplog.text

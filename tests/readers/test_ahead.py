@@ -11,13 +11,14 @@ import pytest
 import uproot
 
 from hepdask import LocalExecutor, Runner
+from hepdask import remote as remote_files
 from hepdask.attempt import Work
 from hepdask.fileset import InputFile
 from hepdask.opening import ReadOptions, forget_connections
 from hepdask.processor import ProcessorCopies
 from hepdask.ranges import EntryRange
-from hepdask.readers import ahead, build_reader, handles
-from hepdask.readers.ahead import AheadSource, _find_pages, find_ahead, request_branches
+from hepdask.readers import build_reader, handles
+from hepdask.readers.ahead import _find_pages, request_branches
 from hepdask.readers.handles import close_all, drop_ahead, lease, list_kept, open_ahead
 from hepdask.readers.uses import Seed, Use, Uses
 from hepdask.task import NodeTask
@@ -93,7 +94,7 @@ def test_what_was_requested_is_not_requested_again(proxy: LatencyProxy, uses: Us
     second, third = EntryRange(file, 50, 100), EntryRange(file, 100, 149)
     tallies = [read(file, 0, 50, uses, second, third)[1]]
     with lease(file, OPTIONS) as handle:
-        source = find_ahead(handle.open_file)
+        source = handle.open_file.remote
         assert source is not None
         requested = handle.num_requested_bytes
         tallies += [read_in(handle, 50, 100), read_in(handle, 100, 149)]
@@ -162,9 +163,9 @@ def test_what_the_next_task_needs_comes_while_this_one_ends(
 def wait_until_read(file: InputFile) -> None:
     """Wait until what was requested ahead is there: else the next turn counts."""
     with lease(file, OPTIONS) as handle:
-        source = find_ahead(handle.open_file)
+        source = handle.open_file.remote
         assert source is not None
-        for chunk in source._chunks.values():
+        for chunk in source._ahead.values():
             chunk.wait()
 
 
@@ -219,7 +220,7 @@ def test_pages_of_an_ntuple_are_one_round_trip(xrd_server: XrdServer, served_pat
 def test_not_more_than_there_is_room_for(
     proxy: LatencyProxy, uses: Uses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "MAX_AHEAD_BYTES", 100)
+    monkeypatch.setattr(remote_files, "MAX_AHEAD_BYTES", 100)
     file = remote(proxy)
     with lease(file, OPTIONS) as handle:
         before = handle.num_requested_bytes
@@ -234,7 +235,7 @@ def test_what_is_not_read_is_dropped(proxy: LatencyProxy) -> None:
     file = remote(proxy)
     with lease(file, OPTIONS) as handle:
         assert request_branches(handle.open_file, BRANCHES, 0, 149)
-        source = find_ahead(handle.open_file)
+        source = handle.open_file.remote
     assert source is not None
     drop_ahead()
     with lease(file, OPTIONS) as handle:
@@ -244,26 +245,11 @@ def test_what_is_not_read_is_dropped(proxy: LatencyProxy) -> None:
     assert source.num_served_bytes < source.num_ahead_bytes
 
 
-def test_an_answer_that_never_came_is_asked_for_again(nano_files: NanoFiles) -> None:
-    with uproot.open(nano_files.paths[1]) as file:
-        branch = file["Events/MET_pt"]
-        places = [place for _, place in branch.entries_to_ranges_or_baskets(0, 149)]
-        source = AheadSource(file.file.source)
-        assert source.request(places)
-        lost = uproot.source.futures.TrivialFuture(None)
-        lost.result = lambda: (_ for _ in ()).throw(OSError("connection lost"))
-        start, stop = places[0]
-        source._chunks[start, stop] = uproot.source.chunk.Chunk(source, start, stop, lost)
-        file.file._source = source
-        assert len(branch.array()) == 149
-        assert source.num_served_bytes == source.num_ahead_bytes - (stop - start)
-
-
 def test_local_files_need_none_of_this(nano_files: NanoFiles) -> None:
     path = str(nano_files.paths[1])
     file = InputFile("dy", path, "Events", (path,), {})
     with lease(file, OPTIONS) as handle:
-        assert find_ahead(handle.open_file) is None
+        assert handle.open_file.remote is None
         assert not request_branches(handle.open_file, BRANCHES, 0, 50)
     open_ahead(file, OPTIONS, lambda _: pytest.fail("it is local"))
     assert not handles._pool_of_process().opening
@@ -275,7 +261,7 @@ def test_the_next_file_is_opened_meanwhile(proxy: LatencyProxy, uses: Uses) -> N
     read(file, 100, 149, uses, EntryRange(following, 0, 40))
     # the lease waits for the thread, and what it has opened
     with lease(following, OPTIONS) as handle:
-        source = find_ahead(handle.open_file)
+        source = handle.open_file.remote
         assert not handle.was_kept
         assert handle.open_seconds >= 0
         requested = handle.num_requested_bytes

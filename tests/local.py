@@ -1,0 +1,32 @@
+"""Local clusters of a test's own: their workers may die."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import distributed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["local_client"]
+
+
+@contextmanager
+def local_client(num_workers: int = 2, **options: Any) -> Iterator[distributed.Client]:
+    """Run a cluster of workers with one thread each, and give a client of it: its ``cluster`` is the cluster.
+
+    Parameters
+    ----------
+    num_workers : int
+        Processes, by default.
+    **options
+        Of `distributed.LocalCluster`.
+    """
+    given = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50, **options}
+    with (
+        distributed.LocalCluster(n_workers=num_workers, **given) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
