@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +25,8 @@ from hepdask import (
     Runner,
 )
 from hepdask import watch as watch_module
-from hepdask.executors import dask_watch
+from hepdask.executors import dask_run, dask_watch
+from hepdask.tree import Node
 from tests import example_processors as examples
 from tests.local import local_client
 
@@ -136,10 +140,26 @@ def wait_for_log(directory: Path, count: int) -> int:
     return int(max(found, key=lambda path: path.stat().st_mtime_ns).name.split("-")[0])
 
 
+class NeverQuiet(queue.SimpleQueue[Any]):
+    """Between the news that matter, some of a task that was replaced, again and again: as if a large cluster always had some."""
+
+    def get(self, *_: Any, **__: Any) -> Any:
+        with suppress(queue.Empty):
+            return self.get_nowait()
+        threading.Event().wait(0.002)
+        return Node(0, 0), object()
+
+
+@pytest.mark.parametrize("news", [queue.SimpleQueue, NeverQuiet])
 def test_a_late_task_is_run_a_second_time(
-    client: Client, fileset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client,
+    fileset: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    news: type,
 ) -> None:
     """One range waits for a file where it is tried first, and is quick elsewhere."""
+    monkeypatch.setattr(dask_run, "queue", SimpleNamespace(SimpleQueue=news, Empty=queue.Empty))
     monkeypatch.setattr(dask_watch, "LOOK_SECONDS", 0.3)
     monkeypatch.setattr(dask_watch, "MIN_LATE_SECONDS", 1.0)
     processor = examples.LateOnce(7_000, tmp_path)
