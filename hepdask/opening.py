@@ -315,6 +315,8 @@ def _open_once(file: InputFile, replica: str, options: ReadOptions) -> tuple[Any
         _check_complete(replica, directory)
         with garbage_kept():
             tree = _find_tree(file, replica, directory)
+            if hasattr(tree, "ntuple"):
+                _tell_members(tree.ntuple)
         remote = _find_remote(directory)
         if remote is not None:
             remote.end_opening()
@@ -383,6 +385,25 @@ def _find_tree(file: InputFile, replica: str, directory: Any) -> Any:
             f"{place}: {file.treename!r} is a {class_name}, not a TTree or RNTuple{hint}"
         )
     return directory[file.treename]
+
+
+def _tell_members(ntuple: Any) -> None:
+    """Tell each field of an RNTuple its members: uproot looks through all fields for those of each (5.7), 4 s for 1,500."""
+    fields = ntuple.all_fields
+    below: dict[int, list[int]] = {}
+    for number, record in enumerate(ntuple.field_records):
+        if record.parent_field_id != number:
+            below.setdefault(record.parent_field_id, []).append(number)
+
+    def find(number: int) -> list[Any]:
+        found = []
+        for one in below.get(number, ()):
+            # in the place of one that uproot hides are its own
+            found += find(one) if fields[one].is_anonymous else [fields[one]]
+        return found
+
+    for number, field in enumerate(fields):
+        field._fields = find(number)
 
 
 def _tree_names(directory: Any) -> list[str]:

@@ -5,6 +5,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
@@ -50,6 +51,24 @@ def write_file(path: Path) -> Path:
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     return write_file(tmp_path / "good.root")
+
+
+def test_the_members_of_the_fields_of_an_ntuple_are_those_of_uproot(tmp_path: Path) -> None:
+    path = tmp_path / "ntuple.root"
+    hits = [[{"x": 1.0, "in": {"a": 1, "b": [2.5]}}], []]
+    events = ak.Array(
+        {"met": [1.0, 2.0], "hits": hits, "lists": [[[1], []], []], "text": ["a", "b"]}
+    )
+    with uproot.recreate(path) as file:
+        file.mkrntuple("Events", events)
+    with open_file(input_file(path), OPTIONS) as opened:
+        assert all(field._fields is not None for field in opened.tree.ntuple.all_fields)
+        found = [[one.path for one in field.fields] for field in opened.tree.ntuple.all_fields]
+        assert opened.tree.keys() == uproot.open(path)["Events"].keys()
+        assert opened.tree.arrays().to_list() == events.to_list()
+    ntuple = uproot.open(path)["Events"]
+    assert found == [[one.path for one in field.fields] for field in ntuple.all_fields]
+    assert sum(map(len, found)) > 4
 
 
 def test_opens_the_tree(good: Path) -> None:
