@@ -397,13 +397,13 @@ def _tell_members(ntuple: Any) -> None:
 
     def find(number: int) -> list[Any]:
         found = []
-        for one in below.get(number, ()):
+        for member in below.get(number, ()):
             # in the place of one that uproot hides are its own
-            found += find(one) if fields[one].is_anonymous else [fields[one]]
+            found += find(member) if fields[member].is_anonymous else [fields[member]]
         return found
 
-    for number, field in enumerate(fields):
-        field._fields = find(number)
+    for number, one in enumerate(fields):
+        one._fields = find(number)
 
 
 def _tree_names(directory: Any) -> list[str]:
