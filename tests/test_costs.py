@@ -78,6 +78,27 @@ def test_short_runs_are_not_cut_to_pieces() -> None:
     assert len(cut(build_ranges(1, 1, 10), 2)) == 1
 
 
+def test_short_runs_are_spread_as_far_as_they_have_files() -> None:
+    # as what is known of a session in which the files were open: they cost nothing
+    for num_files, num_threads, num_tasks in (
+        (2, 2, 2),
+        (3, 2, 2),
+        (2, 8, 2),
+        (8, 8, 8),
+        (1, 8, 1),
+    ):
+        ranges = build_ranges(num_files, 10, 10)
+        weights = [1e-4] * len(ranges)
+        job = Job("test", ranges, arrange(ranges), None, weights=weights)  # type: ignore[arg-type]
+        tasks = cut_tree(job, None, num_threads)
+        assert len(tasks) >= num_tasks
+        assert (
+            all(len({one.file for one in ranges[node.start : node.stop]}) == 1 for node in tasks)
+            or num_files > num_threads
+        )
+    assert len(tasks) == 1
+
+
 def test_a_cluster_without_workers_is_expected_to_get_some() -> None:
     assert len(cut(build_ranges(100, 10, 100_000), 0)) > 64
 

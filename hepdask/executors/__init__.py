@@ -64,6 +64,8 @@ MAX_TASK_SECONDS = 4.0
 TASKS_PER_THREAD = 4
 #: ... and the last tasks are smaller by so much.
 TAPER = 4
+#: Where each worker is to have its part of a short run, one part may be larger than the others by so much.
+UNEVEN = 1.5
 #: Threads that a cluster is expected to get which has none yet.
 EXPECTED_THREADS = 64
 #: A library whose import makes Ctrl-C end the process at once.
@@ -349,6 +351,10 @@ def cut_tree(job: Job, max_ranges_per_task: int | None = None, num_threads: int 
     total = sum(weights)
     least = max(MIN_TASK_SECONDS, total / MAX_TASKS)
     threads = num_threads or EXPECTED_THREADS
+    if total < threads * least:
+        # a file that one worker has open, another one opens anew: a short run is spread as far as it has files
+        num_files = len({one.file.file_path for one in job.ranges})
+        least = min(least, UNEVEN * total / max(1, min(num_files, threads)))
     most = max(least, min(MAX_TASK_SECONDS, total / (TASKS_PER_THREAD * threads)))
     return job.tree.cut(
         weights,

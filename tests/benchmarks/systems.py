@@ -38,6 +38,8 @@ def two_workers() -> Iterator[Client]:
     """Start two worker processes with one thread each, and a cache directory of their own for all of hepdask."""
     from distributed import Client, LocalCluster
 
+    from hepdask.executors.dask_local import keeping_nannies
+
     with (
         tempfile.TemporaryDirectory(prefix="hepdask-benchmark-") as name,
         private_cache(name),
@@ -50,6 +52,7 @@ def two_workers() -> Iterator[Client]:
             silence_logs=logging.ERROR,  # that workers start anew
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
+        keeping_nannies(client),  # cases start workers anew
     ):
         client.run(import_libraries)
         yield client
