@@ -15,8 +15,10 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from uproot.source.chunk import Chunk
+from uproot.source.coalesce import CoalesceConfig
 from uproot.source.fsspec import FSSpecSource
 
+from hepdask.paths import is_xrootd
 from hepdask.read_errors import read_errors
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ MAX_AHEAD_BYTES = 64 * 2**20
 #: Files of 2 GB and more say so by their version, and have larger numbers in the header.
 _FIRST_LARGE_VERSION = 1_000_000
 _HEADER_BYTES = 20
+#: XRootD is asked for many pieces in one request, each as it is: neighbours that come as one are copied to be put together (in
+#: pieces of 2 MB, once for each that is there already), and again to be taken apart.
+_VECTOR_READS = CoalesceConfig(
+    max_range_gap=-1, min_first_request_bytes=CoalesceConfig.max_request_bytes
+)
 
 
 class RemoteSource(FSSpecSource):  # type: ignore[misc]  # uproot has no types
@@ -56,7 +63,8 @@ class RemoteSource(FSSpecSource):  # type: ignore[misc]  # uproot has no types
     """
 
     def __init__(self, file_path: str, **options: Any) -> None:
-        super().__init__(file_path, **options)
+        config = _VECTOR_READS if is_xrootd(file_path) else None
+        super().__init__(file_path, coalesce_config=config, **options)
         self._ahead: dict[tuple[int, int], Any] = {}
         self._is_new = True
         #: where the file ends, and what it ends with; as long as it is being opened

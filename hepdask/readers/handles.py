@@ -155,11 +155,11 @@ def open_ahead(file: InputFile, options: ReadOptions, then: Callable[[OpenFile],
     Parameters
     ----------
     file : InputFile
-        What will be leased soon. Nothing is done if it is open already, or local.
+        What will be leased soon. Nothing is done if it is local.
     options : ReadOptions
         How to open it.
     then : callable
-        Called in that thread, with the open file.
+        Called in that thread, with the open file; here, if the file is kept open already.
     """
     if any(local_path(replica) is not None for replica in file.replicas):
         return
@@ -267,10 +267,15 @@ class _Pool:
         self, file: InputFile, options: ReadOptions, then: Callable[[OpenFile], None]
     ) -> None:
         """Open a file in a thread of its own, unless it is there, or enough are being opened."""
+        kept = self.take(file, options)
+        if kept is not None:
+            with contextlib.suppress(Exception):
+                then(kept.open_file)
+            self.put(kept)
+            return
         with self.lock:
-            is_there = any(self._fits(one, file, options) for one in self.idle)
             room = min(MAX_OPENING, self.options.max_kept // 2) - len(self.opening)
-            if is_there or file.file_path in self.opening or room <= 0:
+            if file.file_path in self.opening or room <= 0:
                 return
             done = self.opening[file.file_path] = threading.Event()
 

@@ -28,7 +28,7 @@ __all__ = ["build_local_run", "measure"]
 CASE = "xrootd"
 ROUND_TRIPS_MS = (0, 20, 50)
 #: Copies of the sample that take hepdask 5 s or more.
-NUM_COPIES = {"Q2": 12, "Q7": 2}
+NUM_COPIES = {"Q2": 24, "Q7": 4}
 
 
 def measure(setting: Setting) -> list[Row]:

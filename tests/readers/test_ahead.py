@@ -272,6 +272,14 @@ def test_the_next_file_is_opened_meanwhile(proxy: LatencyProxy, uses: Uses) -> N
     with lease(following, OPTIONS) as handle:
         assert handle.was_kept
     assert threading.active_count() <= threads + 1
+    # what is open already is asked for its bytes, too
+    read(file, 100, 149, uses, EntryRange(following, 0, 40))
+    wait_until_read(following)
+    with lease(following, OPTIONS) as handle:
+        requested = handle.num_requested_bytes
+        read_in(handle, 0, 40)
+        assert handle.was_kept
+        assert handle.num_requested_bytes == requested
 
 
 def test_a_file_that_can_not_be_opened_ahead_is_an_error_when_it_is_read(
