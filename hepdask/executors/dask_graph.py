@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Graph", "TaskOptions", "node_at", "pack", "place_of"]
 
+#: The last task of a run has a priority that is less than its first one's by so much: the next lower integer is lower still.
+PRIORITIES = 0.5
 _run_numbers = itertools.count(1)
 
 
@@ -273,7 +275,7 @@ class Graph:
         key = f"process-{self._token}-{next(self._task_numbers):05d}"
         info = RunInfo(self._run_id, key, place_of(node), is_suspect, is_last_try)
         stored = self._job.stored
-        with self._annotated(worker):
+        with self._annotated(node.start, worker):
             return delayed(process_task, pure=False)(
                 self._work,
                 ranges,
@@ -288,7 +290,7 @@ class Graph:
     def _merge(self, merge: Merge, inputs: list[Any]) -> Any:
         key = f"merge-{self._token}-{next(self._merge_numbers):05d}"
         stored = self._job.stored
-        with self._annotated():
+        with self._annotated(merge.node.stop - 1):
             return delayed(merge_task, pure=False)(
                 merge.order,
                 None if stored is None else stored.checkpoints,
@@ -306,15 +308,18 @@ class Graph:
         return (*self._pair_keys(left, inputs), *self._pair_keys(right, inputs), key)
 
     @contextmanager
-    def _annotated(self, worker: str | None = None) -> Iterator[None]:
-        annotations: dict[str, Any] = {}
+    def _annotated(self, leaf: int, worker: str | None = None) -> Iterator[None]:
+        """Say of a task when it is its turn, by the leaf of the tree that it has to wait for, and where.
+
+        Tasks run in the order of the tree, the small ones of the cut last, and merges as soon as they can: dask's own order goes
+        through a reduction from its end (2026.8). Two runs share a cluster, each at its own pace.
+        """
+        priority = self._options.priority - PRIORITIES * leaf / len(self._job.ranges)
+        annotations: dict[str, Any] = {"priority": priority}
         if self._options.resources:
             annotations["resources"] = self._options.resources
         elif worker is not None:
             annotations |= {"workers": [worker], "allow_other_workers": True}
-        if not annotations:
-            yield
-            return
         with dask.annotate(**annotations):
             yield
 

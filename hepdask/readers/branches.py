@@ -148,7 +148,7 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
     tally : ReadTally
         Where to count.
     expected : iterable of str
-        Branches that are read at once, if the file has them.
+        Branches that will be used; those that the file lacks are left out.
     """
 
     def __init__(
@@ -179,7 +179,17 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
         self.preload_column_source(*place, opened.tree)
         #: The prefix of the names of buffers.
         self.key = f"{tree_key}/{self._start}-{self._stop}"
-        self._read_bulk(sorted({*entry_range.file.preload, *expected}))
+        wanted = sorted({*entry_range.file.preload, *expected})
+        self._expected = tuple(name for name in wanted if name in opened.tree)
+
+    def request_expected(self) -> None:
+        """Request the branches that will be used, all at once, if they are far away; don't wait for them."""
+        self._request(self._expected)
+
+    def read_expected(self) -> None:
+        """Read the branches that will be used."""
+        if self._expected:
+            self._read(self._expected)
 
     def get_column_handle(self, columnsource: Any, name: str, allow_missing: bool) -> Any:
         """Keep the name by which a branch is asked for: its own may be that of another one, below another branch."""
@@ -220,17 +230,13 @@ class BranchSource(UprootSourceMapping):  # type: ignore[misc]  # coffea has no 
 
         return load_offsets
 
-    def _read_bulk(self, names: Sequence[str]) -> None:
-        tree = self._handle.open_file.tree
-        present = tuple(name for name in names if name in tree)
-        if present:
-            self._read(present)
+    def _request(self, names: Sequence[str]) -> None:
+        if names:
+            opened = self._handle.open_file
+            request_branches(opened, names, self._start, self._stop, are_needed=True)
 
     def _read(self, names: tuple[str, ...]) -> None:
         opened = self._handle.open_file
-        if len(names) > 1:
-            # one round trip for all of them
-            request_branches(opened, names, self._start, self._stop, are_needed=True)
         self._arrays.update(
             self._measure(names, lambda: read_branches(opened, names, self._start, self._stop))
         )

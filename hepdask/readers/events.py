@@ -111,6 +111,10 @@ def _open_events(
             use = None if uses is None else uses.find(layout_key)
             expected = frozenset() if use is None else use.branches
             source = BranchSource(handle, entry_range, tally, expected)
+            # what this range needs comes first, and what the next ones need is on its way when it is there
+            source.request_expected()
+            _look_ahead(kind, options, handle, uses, expected, entry_range, upcoming)
+            source.read_expected()
             layout = _find_layout(kind, opened, layout_key, uses)
             parameters, attributes = kind.describe(layout.form, entry_range, opened.uuid)
             lazy = LazyEvents(
@@ -122,7 +126,6 @@ def _open_events(
                 fields=frozenset() if use is None else use.fields,
             )
             events = lazy.build()
-            _look_ahead(kind, options, handle, uses, expected, entry_range, upcoming)
         bulk_seconds = tally.read_seconds
         form_seconds = perf_counter() - started - bulk_seconds
         try:

@@ -53,7 +53,7 @@ __all__ = [
     "list_kept",
     "open_ahead",
 ]
-#: Files that a process opens ahead at a time: small ones are done long before the round trips of opening the next.
+#: Files that a process opens ahead: small ones are done long before the round trips of opening the next.
 MAX_OPENING = 4
 #: How long a wait for a file that is being opened takes at a time.
 _WAIT_SECONDS = 0.2
@@ -146,7 +146,7 @@ def lease(file: InputFile, options: ReadOptions) -> Iterator[Handle]:
             note_failure(opened.replica, error)
         _discard(kept)
         raise
-    pool.put(replace(kept, used_seconds=time.monotonic(), is_new=False))
+    pool.put(replace(kept, used_seconds=time.monotonic(), is_new=False, is_ahead=False))
 
 
 def open_ahead(file: InputFile, options: ReadOptions, then: Callable[[OpenFile], None]) -> None:
@@ -223,6 +223,7 @@ def drop_ahead(find_wanted: Callable[[], Collection[str]] = tuple) -> None:
     with pool.lock:
         idle = [one.open_file for one in pool.idle]
     wanted = find_wanted() if any(one.remote for one in idle) else ()
+    pool.forget_ahead(wanted)
     for opened in idle:
         if opened.remote is None or opened.replica not in wanted:
             opened.notes.pop("clusters", None)
@@ -251,6 +252,8 @@ class _Kept:
     used_seconds: float
     # nobody has had it yet
     is_new: bool = True
+    # it was opened for a range that will come
+    is_ahead: bool = False
 
 
 class _Pool:
@@ -274,7 +277,9 @@ class _Pool:
             self.put(kept)
             return
         with self.lock:
-            room = min(MAX_OPENING, self.options.max_kept // 2) - len(self.opening)
+            # more would take the place of those that are needed sooner
+            num_ahead = len(self.opening) + sum(one.is_ahead for one in self.idle)
+            room = min(MAX_OPENING, self.options.max_kept // 2) - num_ahead
             if file.file_path in self.opening or room <= 0:
                 return
             done = self.opening[file.file_path] = threading.Event()
@@ -286,7 +291,7 @@ class _Pool:
                     kept = _open(file, options)
                     with contextlib.suppress(Exception):
                         then(kept.open_file)
-                    self.put(kept)
+                    self.put(replace(kept, is_ahead=True))
             finally:
                 with self.lock:
                     self.opening.pop(file.file_path, None)
@@ -325,15 +330,24 @@ class _Pool:
             self.idle.append(kept)
         self.close_surplus()
 
+    def forget_ahead(self, wanted: Collection[str]) -> None:
+        """Keep files that were opened for what would come, and doesn't, like all others."""
+        with self.lock:
+            for index, one in enumerate(self.idle):
+                if one.is_ahead and one.open_file.replica not in wanted:
+                    self.idle[index] = replace(one, is_ahead=False)
+
     def close_surplus(self) -> None:
         """Close what is idle for too long or too much."""
         oldest = time.monotonic() - self.options.max_idle_seconds
-        surplus = []
         with self.lock:
-            while self.idle and (
-                len(self.idle) > self.options.max_kept or self.idle[0].used_seconds < oldest
-            ):
-                surplus.append(self.idle.popleft())
+            surplus = [one for one in self.idle if one.used_seconds < oldest]
+            rest = [one for one in self.idle if one.used_seconds >= oldest]
+            # what will be needed goes last
+            rest.sort(key=lambda one: one.is_ahead)
+            num_surplus = max(0, len(rest) - self.options.max_kept)
+            surplus += rest[:num_surplus]
+            self.idle = deque(rest[num_surplus:])
         # outside the lock: closing a remote file may wait for its server
         for kept in surplus:
             _close(kept)

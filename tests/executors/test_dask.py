@@ -195,7 +195,11 @@ def test_tasks_have_readable_keys_retries_and_priority(
     assert prefixes == {"work", "process", "merge"}
     waiting = {key: state for key, state in tasks.items() if key.startswith("process")}
     assert len(waiting) > 3
-    assert {priority[0] for priority, _ in waiting.values()} == {-5}
+    # in the order of the tree, and none before anything of the next higher priority
+    priorities = [state[0] for _, state in sorted(waiting.items())]
+    assert priorities == sorted(priorities)
+    assert all(-5 <= priority[0] < -4.4 for priority in priorities)
+    assert tasks[next(key for key in tasks if key.startswith("work"))][0][0] == -5
     assert {retries for _, retries in waiting.values()} == {7}
 
 

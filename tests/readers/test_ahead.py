@@ -19,7 +19,15 @@ from hepdask.processor import ProcessorCopies
 from hepdask.ranges import EntryRange
 from hepdask.readers import build_reader, handles
 from hepdask.readers.ahead import _find_pages, request_branches
-from hepdask.readers.handles import close_all, drop_ahead, lease, list_kept, open_ahead
+from hepdask.readers.handles import (
+    KeepOptions,
+    close_all,
+    configure,
+    drop_ahead,
+    lease,
+    list_kept,
+    open_ahead,
+)
 from hepdask.readers.uses import Seed, Use, Uses
 from hepdask.task import NodeTask
 from tests.servers import LatencyProxy, XrdServer
@@ -110,7 +118,9 @@ def read_in(handle: Any, start: int, stop: int) -> Any:
 
     tally = ReadTally()
     file = InputFile("dy", handle.open_file.replica, "Events", (handle.open_file.replica,), {})
-    BranchSource(handle, EntryRange(file, start, stop), tally, BRANCHES)
+    source = BranchSource(handle, EntryRange(file, start, stop), tally, BRANCHES)
+    source.request_expected()
+    source.read_expected()
     return tally
 
 
@@ -280,6 +290,45 @@ def test_the_next_file_is_opened_meanwhile(proxy: LatencyProxy, uses: Uses) -> N
         read_in(handle, 0, 40)
         assert handle.was_kept
         assert handle.num_requested_bytes == requested
+
+
+def test_files_that_will_come_stay_open_and_are_few(
+    proxy: LatencyProxy, served_path: Path, small_pool: None
+) -> None:
+    source = served_path / "data" / "nano_2.root"
+    for number in range(8):
+        (served_path / "data" / f"{number}.root").write_bytes(source.read_bytes())
+    files = [remote(proxy, f"{number}.root", 40) for number in range(8)]
+    for file in files[:4]:
+        open_ahead(file, OPTIONS, lambda _: None)
+    opening = handles._pool_of_process().opening
+    while opening:
+        threading.Event().wait(0.01)
+    # half of the room, and it is not given to files that were used
+    ahead = {file.file_path for file in files[:2]}
+    assert set(list_kept()) == ahead
+    for file in files[4:]:
+        with lease(file, OPTIONS):
+            pass
+    assert ahead < set(list_kept())
+    assert len(list_kept()) == 4
+    # others come instead
+    drop_ahead(lambda: [files[1].file_path])
+    open_ahead(files[2], OPTIONS, lambda _: None)
+    while opening:
+        threading.Event().wait(0.01)
+    assert {files[1].file_path, files[2].file_path} <= set(list_kept())
+    # all at once are as many as there is room for
+    for file in files:
+        open_ahead(file, OPTIONS, lambda _: None)
+    assert not opening
+
+
+@pytest.fixture
+def small_pool() -> Iterator[None]:
+    configure(max_kept=4)
+    yield
+    configure(max_kept=KeepOptions().max_kept)
 
 
 def test_a_file_that_can_not_be_opened_ahead_is_an_error_when_it_is_read(
