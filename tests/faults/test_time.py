@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 NUM_EVENTS = 20_000
 #: Long enough for ranges that do not hang, on a machine with other things to do.
-HASTY = RecoveryPolicy(max_range_seconds=4.0, wait_seconds=0, max_wait_seconds=0)
+HASTY = RecoveryPolicy(max_range_seconds=3.0, wait_seconds=0, max_wait_seconds=0)
 UNREACHABLE = RecoveryPolicy(
     max_attempts=2, wait_seconds=0, kinds={ConnectionResetError: "transient"}
 )
