@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "TaskOptions", "node_at", "pack", "place_of"]
 
 #: The last task of a run has a priority that is less than its first one's by so much: the next lower integer is lower still.
-PRIORITIES = 0.5
+PRIORITY_SPAN = 0.5
 _run_numbers = itertools.count(1)
 
 
@@ -314,7 +314,7 @@ class Graph:
         Tasks run in the order of the tree, the small ones of the cut last, and merges as soon as they can: dask's own order goes
         through a reduction from its end (2026.8). Two runs share a cluster, each at its own pace.
         """
-        priority = self._options.priority - PRIORITIES * leaf / len(self._job.ranges)
+        priority = self._options.priority - PRIORITY_SPAN * leaf / len(self._job.ranges)
         annotations: dict[str, Any] = {"priority": priority}
         if self._options.resources:
             annotations["resources"] = self._options.resources

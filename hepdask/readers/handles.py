@@ -54,7 +54,7 @@ __all__ = [
     "open_ahead",
 ]
 #: Files that a process opens ahead: small ones are done long before the round trips of opening the next.
-MAX_OPENING = 4
+MAX_OPENED_AHEAD = 4
 #: How long a wait for a file that is being opened takes at a time.
 _WAIT_SECONDS = 0.2
 
@@ -257,7 +257,7 @@ class _Kept:
 
 
 class _Pool:
-    """The idle files of one process, the one used last at the right end."""
+    """The idle files of one process: the one used last at the right end, and behind it those that were opened for ranges to come."""
 
     def __init__(self, options: KeepOptions) -> None:
         self.options = options
@@ -279,7 +279,7 @@ class _Pool:
         with self.lock:
             # more would take the place of those that are needed sooner
             num_ahead = len(self.opening) + sum(one.is_ahead for one in self.idle)
-            room = min(MAX_OPENING, self.options.max_kept // 2) - num_ahead
+            room = min(MAX_OPENED_AHEAD, self.options.max_kept // 2) - num_ahead
             if file.file_path in self.opening or room <= 0:
                 return
             done = self.opening[file.file_path] = threading.Event()
