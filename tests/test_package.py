@@ -156,11 +156,11 @@ ORDER_WITHIN = {
     ),
     "executors": (
         "local",
+        "dask_marks",
         "dask_clients",
         "dask_shipping",
         "dask_examine",
         "dask_endpoints",
-        "dask_marks",
         "dask_monitor",
         "dask_tasks",
         "dask_graph",

@@ -31,6 +31,7 @@ from hepdask.clusters import (
 )
 from hepdask.errors import ExecutorError, OptionError
 from hepdask.executors import interruptible
+from hepdask.executors.dask_marks import make_death_marker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,7 +133,7 @@ _chosen: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def prepare_workers(client: Any) -> None:
-    """Let the workers of a cluster be told to stop without a loss, those that come later, too.
+    """Let the workers of a cluster be told to stop without a loss, those that come later, too, and their deaths be marked.
 
     On this machine a terminal, or the stop button of a notebook, interrupts the worker processes, too, and dask then ends them,
     with the results that they hold. Elsewhere a batch system tells them to leave.
@@ -142,9 +143,10 @@ def prepare_workers(client: Any) -> None:
     _prepared.add(client)
     _warn_of_what_was_given(client)
     is_local = isinstance(client.cluster, distributed.LocalCluster)
-    for plugin in [_IgnoreInterrupts()] if is_local else [HandOver(), WaitForHandOver()]:
+    told = [_IgnoreInterrupts()] if is_local else [HandOver(), WaitForHandOver()]
+    for plugin in [*told, make_death_marker()]:
         # the scheduler has it for those that come. One that leaves just now needs none; one that has no hepdask can't take it,
-        # and the look at the first run says so
+        # and the look at the first run says so; a scheduler that takes no code marks no deaths
         with suppress(Exception):
             client.register_plugin(plugin)
 

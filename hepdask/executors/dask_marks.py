@@ -7,31 +7,50 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distributed import get_worker
+from distributed import SchedulerPlugin, get_worker
 from distributed.utils import sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["FULL_WORKER", "MARKS", "Past", "RunInfo", "is_suspect", "marked", "may_kill"]
+__all__ = [
+    "FULL_WORKER",
+    "MARKS",
+    "Past",
+    "RunInfo",
+    "is_suspect",
+    "make_death_marker",
+    "marked",
+    "may_kill",
+]
 
 #: Workers that die in a run before all its tasks are run in child processes: one more, as long as nothing was seen to kill.
 MAX_DEATHS = 2
-#: A worker that has just replaced another one is as careful for so long: what killed that one may still wait, unmarked, for a
-#: worker that is busy. Counted from the import of this module, for the first task.
+#: A worker that has just replaced another one is as careful for so long, even after a single death: its first tasks are likely
+#: to be like the one that killed. Counted from the import of this module, for the first task.
 YOUNG_SECONDS = 2.0
 _imported_seconds = time.monotonic()
-#: What is known of a place in the tree with which a worker has died: no more than that, that a second one has before it got
-#: any further, that it has also killed a child process, or that it did no harm then.
-DIED, TWICE, KILLS, CLEARED = "died", "died twice", "kills", "cleared"
+#: What is known of a place in the tree with which a worker has died: the scheduler has seen it die, the task has been begun
+#: again, a second one has died before it got any further, it has also killed a child process, or it did no harm then.
+SEEN, DIED, TWICE, KILLS, CLEARED = "seen", "died", "died twice", "kills", "cleared"
 #: What is known of a worker that was replaced, as its memory was full for ever.
 FULL_WORKER = "full"
-#: Of a task that has been begun, while it runs, how many of its ranges were done before; this when it has ended.
-ENDED = -1
 #: Where the scheduler keeps the marks, in its metadata.
 MARKS = "hepdask-tasks"
+
+
+class _Begun(NamedTuple):
+    """Mark of a task that runs: how many of its ranges were done before, where it runs, and what it is in the tree."""
+
+    num_done: int
+    worker: str
+    place: str
+
+
+#: Mark of a task that has ended.
+_ENDED = _Begun(-1, "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +110,8 @@ def marked(info: RunInfo, count_done: Callable[[], int] = _nothing) -> Iterator[
     """Mark at the scheduler that a task has begun, until it ends.
 
     A task that finds its own mark has been begun by a worker that died. If it then does no harm, it was not to blame, and that is
-    forgotten. See `is_suspect`. The marks cost three round trips, about 5 ms a task.
+    forgotten. See `is_suspect`; what other tasks know before that, `make_death_marker` has told. The marks cost three round trips,
+    about 5 ms a task.
 
     Parameters
     ----------
@@ -109,34 +129,39 @@ def marked(info: RunInfo, count_done: Callable[[], int] = _nothing) -> Iterator[
     worker = get_worker()
     before, deaths = sync(worker.loop, _ask_past, worker.scheduler, info)
     num_done = 0 if before is None else count_done()
-    past: Past = sync(worker.loop, _mark_begun, worker.scheduler, info, before, num_done, deaths)
+    past: Past = sync(worker.loop, _mark_begun, worker, info, before, num_done, deaths)
     try:
         yield past
     finally:
         sync(worker.loop, _mark_ended, worker.scheduler, info, past)
 
 
-async def _ask_past(scheduler: Any, info: RunInfo) -> tuple[int | None, dict[str, str]]:
-    """Ask how many ranges were done when the task was begun before, and with what workers have died."""
+async def _ask_past(scheduler: Any, info: RunInfo) -> tuple[_Begun | None, dict[str, str]]:
+    """Ask for the mark of the task, if it was begun before, and with what workers have died."""
     before, deaths = await asyncio.gather(
         scheduler.get_metadata(keys=[MARKS, info.run_id, "begun", info.key], default=None),
         scheduler.get_metadata(keys=[MARKS, info.run_id, "died"], default={}),
     )
-    return before, deaths
+    return before and _Begun(*before), deaths
 
 
 async def _mark_begun(
-    scheduler: Any, info: RunInfo, before: int | None, num_done: int, deaths: Mapping[str, str]
+    worker: Any,
+    info: RunInfo,
+    before: _Begun | None,
+    num_done: int,
+    deaths: Mapping[str, str],
 ) -> Past:
     """Mark a task as begun; return what is known of it."""
-    if before is not None and before != ENDED:
-        is_stuck = num_done <= before and deaths.get(info.place) in (DIED, TWICE)
+    scheduler = worker.scheduler
+    if before is not None and before != _ENDED:
+        is_stuck = num_done <= before.num_done and deaths.get(info.place) in (DIED, TWICE)
         known = TWICE if is_stuck else DIED
         place = [MARKS, info.run_id, "died", info.place]
         await scheduler.set_metadata(keys=place, value=known)
         deaths = {**deaths, info.place: known}
     begun = [MARKS, info.run_id, "begun", info.key]
-    await scheduler.set_metadata(keys=begun, value=num_done)
+    await scheduler.set_metadata(keys=begun, value=_Begun(num_done, worker.address, info.place))
     is_young = time.monotonic() - _imported_seconds < YOUNG_SECONDS
     suspected = info.is_suspect or is_suspect(info.place, deaths, is_young=is_young)
     return Past(before is not None, bool(deaths), suspected)
@@ -167,7 +192,7 @@ def is_suspect(place: str, deaths: Mapping[str, str], *, is_young: bool) -> bool
         return False
     num_blamed = found.total() - found[CLEARED]
     return (
-        known == DIED
+        known in (SEEN, DIED)
         or num_blamed > MAX_DEATHS
         or (num_blamed == MAX_DEATHS and found[KILLS] > 0)
         or (num_blamed > 0 and is_young)
@@ -182,7 +207,7 @@ def may_kill(place: str, deaths: Mapping[str, str]) -> bool:
     place, deaths : str, mapping of str to str
         As for `is_suspect`.
     """
-    is_blamed = deaths.get(place) in (DIED, TWICE, KILLS)
+    is_blamed = deaths.get(place) in (SEEN, DIED, TWICE, KILLS)
     return is_blamed or not _do_others_kill(Counter(deaths.values()))
 
 
@@ -192,10 +217,30 @@ def _do_others_kill(found: Counter[str]) -> bool:
 
 async def _mark_ended(scheduler: Any, info: RunInfo, past: Past) -> None:
     """Mark a task as ended; say what became of a suspicion."""
-    await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=ENDED)
+    await scheduler.set_metadata(keys=[MARKS, info.run_id, "begun", info.key], value=_ENDED)
     if past.is_suspect or past.has_begun:
         place = [MARKS, info.run_id, "died", info.place]
         if past.has_killed:
             await scheduler.set_metadata(keys=place, value=KILLS)
-        elif await scheduler.get_metadata(keys=place, default=None) in (DIED, TWICE):
+        elif await scheduler.get_metadata(keys=place, default=None) in (SEEN, DIED, TWICE):
             await scheduler.set_metadata(keys=place, value=CLEARED)
+
+
+def make_death_marker() -> Any:
+    """Make the plugin by which a scheduler marks, when a worker dies, the tasks that it ran.
+
+    They are begun again only when some worker has time for them, and till then others, which kill as well, would be begun as
+    if nothing had happened. A scheduler need not have hepdask: so the plugin is pickled by value.
+    """
+
+    class DeathMarker(SchedulerPlugin):  # type: ignore[misc]  # dask has no types
+        name = "hepdask-deaths"
+        idempotent = True
+
+        def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
+            for run in scheduler.task_metadata.get(MARKS, {}).values():
+                for _, address, place in run.get("begun", {}).values():
+                    if address == worker:
+                        run.setdefault("died", {}).setdefault(place, SEEN)
+
+    return DeathMarker()
