@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import distributed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["local_client"]
+__all__ = ["local_client", "wait_until"]
 
 
 @contextmanager
@@ -30,3 +31,11 @@ def local_client(num_workers: int = 2, **options: Any) -> Iterator[distributed.C
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for what a cluster does by itself; it is an error if that takes longer."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

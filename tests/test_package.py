@@ -157,6 +157,7 @@ ORDER_WITHIN = {
     "executors": (
         "local",
         "dask_marks",
+        "dask_deaths",
         "dask_clients",
         "dask_shipping",
         "dask_examine",

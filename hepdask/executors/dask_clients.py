@@ -31,7 +31,7 @@ from hepdask.clusters import (
 )
 from hepdask.errors import ExecutorError, OptionError
 from hepdask.executors import interruptible
-from hepdask.executors.dask_marks import make_death_marker
+from hepdask.executors.dask_deaths import make_death_plugin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,7 +133,7 @@ _chosen: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def prepare_workers(client: Any) -> None:
-    """Let the workers of a cluster be told to stop without a loss, those that come later, too, and their deaths be marked.
+    """Let the workers of a cluster be told to stop without a loss, those that come later, too, and their deaths cost little.
 
     On this machine a terminal, or the stop button of a notebook, interrupts the worker processes, too, and dask then ends them,
     with the results that they hold. Elsewhere a batch system tells them to leave.
@@ -144,9 +144,9 @@ def prepare_workers(client: Any) -> None:
     _warn_of_what_was_given(client)
     is_local = isinstance(client.cluster, distributed.LocalCluster)
     told = [_IgnoreInterrupts()] if is_local else [HandOver(), WaitForHandOver()]
-    for plugin in [*told, make_death_marker()]:
+    for plugin in [*told, make_death_plugin()]:
         # the scheduler has it for those that come. One that leaves just now needs none; one that has no hepdask can't take it,
-        # and the look at the first run says so; a scheduler that takes no code marks no deaths
+        # and the look at the first run says so; a scheduler that takes no code does what dask does
         with suppress(Exception):
             client.register_plugin(plugin)
 

@@ -20,6 +20,7 @@ import distributed
 from dask.delayed import delayed
 
 from hepdask.errors import OptionError
+from hepdask.executors.dask_deaths import DONE_AGAIN
 from hepdask.executors.dask_marks import RunInfo
 from hepdask.executors.dask_tasks import merge_task, pack_ranges, process_task
 from hepdask.shipping import seal
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Graph", "TaskOptions", "node_at", "pack", "place_of"]
 
-#: The last task of a run has a priority that is less than its first one's by so much: the next lower integer is lower still.
+#: The last task of a run has a priority that is less than its first one's by so much, and one that is done again once more: the next
+#: lower integer is lower still.
 PRIORITY_SPAN = 0.5
 _run_numbers = itertools.count(1)
 
@@ -275,7 +277,7 @@ class Graph:
         key = f"process-{self._token}-{next(self._task_numbers):05d}"
         info = RunInfo(self._run_id, key, place_of(node), is_suspect, is_last_try)
         stored = self._job.stored
-        with self._annotated(node.start, worker):
+        with self._annotated(node.start, worker), dask.annotate(**{DONE_AGAIN: PRIORITY_SPAN}):
             return delayed(process_task, pure=False)(
                 self._work,
                 ranges,

@@ -9,22 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distributed import SchedulerPlugin, get_worker
+from distributed import get_worker
 from distributed.utils import sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = [
-    "FULL_WORKER",
-    "MARKS",
-    "Past",
-    "RunInfo",
-    "is_suspect",
-    "make_death_marker",
-    "marked",
-    "may_kill",
-]
+__all__ = ["FULL_WORKER", "MARKS", "SEEN", "Past", "RunInfo", "is_suspect", "marked", "may_kill"]
 
 #: Workers that die in a run before all its tasks are run in child processes: one more, as long as nothing was seen to kill.
 MAX_DEATHS = 2
@@ -110,7 +101,7 @@ def marked(info: RunInfo, count_done: Callable[[], int] = _nothing) -> Iterator[
     """Mark at the scheduler that a task has begun, until it ends.
 
     A task that finds its own mark has been begun by a worker that died. If it then does no harm, it was not to blame, and that is
-    forgotten. See `is_suspect`; what other tasks know before that, `make_death_marker` has told. The marks cost three round trips,
+    forgotten. See `is_suspect`; what others know before that, `dask_deaths` has marked. The marks cost three round trips,
     about 5 ms a task.
 
     Parameters
@@ -224,23 +215,3 @@ async def _mark_ended(scheduler: Any, info: RunInfo, past: Past) -> None:
             await scheduler.set_metadata(keys=place, value=KILLS)
         elif await scheduler.get_metadata(keys=place, default=None) in (SEEN, DIED, TWICE):
             await scheduler.set_metadata(keys=place, value=CLEARED)
-
-
-def make_death_marker() -> Any:
-    """Make the plugin by which a scheduler marks, when a worker dies, the tasks that it ran.
-
-    They are begun again only when some worker has time for them, and till then others, which kill as well, would be begun as
-    if nothing had happened. A scheduler need not have hepdask: so the plugin is pickled by value.
-    """
-
-    class DeathMarker(SchedulerPlugin):  # type: ignore[misc]  # dask has no types
-        name = "hepdask-deaths"
-        idempotent = True
-
-        def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
-            for run in scheduler.task_metadata.get(MARKS, {}).values():
-                for _, address, place in run.get("begun", {}).values():
-                    if address == worker:
-                        run.setdefault("died", {}).setdefault(place, SEEN)
-
-    return DeathMarker()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import pytest
 
 from hepdask.executors.dask_marks import (
@@ -12,16 +9,11 @@ from hepdask.executors.dask_marks import (
     DIED,
     FULL_WORKER,
     KILLS,
-    MARKS,
     SEEN,
     TWICE,
-    RunInfo,
     is_suspect,
-    make_death_marker,
-    marked,
     may_kill,
 )
-from tests.local import local_client
 
 
 @pytest.mark.parametrize(
@@ -81,36 +73,3 @@ def test_a_worker_that_replaces_another_one_is_careful(
 )
 def test_what_dask_has_given_up(deaths: dict[str, str], expected: bool) -> None:
     assert may_kill("0-4", deaths) is expected
-
-
-_begun, _may_end = threading.Event(), threading.Event()
-
-
-def _begin(place: str) -> None:
-    with marked(RunInfo("run", f"task-{place}", place)):
-        _begun.set()
-        _may_end.wait(20)
-
-
-def _end(place: str) -> None:
-    with marked(RunInfo("run", f"task-{place}", place)):
-        pass
-
-
-async def _remove(address: str, dask_scheduler: Any) -> None:
-    await dask_scheduler.remove_worker(address, stimulus_id="test")
-
-
-def test_a_death_is_known_before_the_task_is_begun_again() -> None:
-    # in this process, so that the task can be held
-    with local_client(1, processes=False) as client:
-        client.register_plugin(make_death_marker())
-        client.submit(_end, "0-4").result()
-        held = client.submit(_begin, "4-8")
-        assert _begun.wait(20)
-        (address,) = client.scheduler_info()["workers"]
-        client.run_on_scheduler(_remove, address)
-        died = client.get_metadata([MARKS, "run", "died"])
-        _may_end.set()
-        held.release()
-    assert died == {"4-8": SEEN}

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ import pytest
 from datasets.sample import write_sample
 from hepdask import DaskExecutor, LocalExecutor, RunError, Runner
 from tests import example_processors as examples
+from tests.local import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +66,6 @@ def separate_cluster(directory: Path) -> Iterator[tuple[Client, subprocess.Popen
             client.close(timeout=1)
             for process in workers:
                 process.wait()
-
-
-def wait_until(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.05)
 
 
 def run(executor: Any, fileset: dict[str, Any], processor: Any, **options: Any) -> Any:

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,10 @@ from datasets.sample import write_sample
 from hepdask import DaskExecutor, LocalExecutor, ProcessDiedError, RunError, Runner
 from hepdask.executors import dask_watch
 from tests import example_processors as examples
-from tests.local import local_client
+from tests.local import local_client, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from distributed import Client
 
@@ -51,13 +50,6 @@ def mortal_client(client_of_all: Client) -> Client:
     cluster.scale(2)  # dask may have given some up
     wait_until(lambda: sum(has_started(one) for one in cluster.workers.values()) == 2)
     return client_of_all
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.01)
 
 
 def set_status(status: str, dask_worker: Any) -> None:
