@@ -26,27 +26,28 @@ NUM_EVENTS_PER_RANGE = 100
 
 
 class Sums:
-    """Computes for a while, and adds floats; raises in one range as long as there is a file "broken" in a directory.
+    """Computes for a while, and adds floats; raises after some ranges, as long as there is a directory to count them.
 
     Parameters
     ----------
     num_loops : int
         How long it computes: about 3 ms each.
-    directory : path
-        Where the file may be.
-    bad_start : int
-        First entry of the range that fails.
+    counted : path
+        The directory.
+    max_ranges : int
+        How many come through.
     """
 
-    def __init__(self, num_loops: int, directory: Path, bad_start: int) -> None:
+    def __init__(self, num_loops: int, counted: Path, max_ranges: int = 0) -> None:
         self.num_loops = num_loops
-        self.directory = directory
-        self.bad_start = bad_start
+        self.counted = counted
+        self.max_ranges = max_ranges
 
     def process(self, events: Any) -> dict[str, Any]:
-        is_bad = events.metadata["entrystart"] == self.bad_start
-        if is_bad and Path(self.directory, "broken").exists():
-            raise RuntimeError("stopped here")
+        if self.counted.exists():
+            if len(list(self.counted.iterdir())) >= self.max_ranges:
+                raise RuntimeError("stopped here")
+            Path(self.counted, str(events.metadata["entrystart"])).touch()
         met = np.asarray(events.MET.pt, dtype=np.float64)
         smeared = np.resize(met, 100_000)
         for _ in range(self.num_loops):
@@ -128,19 +129,19 @@ def measure_resume(
             num_files=1,
             num_events_per_cluster=NUM_EVENTS_PER_RANGE,
         )
-        processor = Sums(num_loops, directory, num_ranges * 9 // 10 * NUM_EVENTS_PER_RANGE)
+        processor = Sums(num_loops, directory / "counted", num_ranges * 9 // 10)
         options: dict[str, Any] = {"chunksize": NUM_EVENTS_PER_RANGE, "progress": False}
         full = Runner(DaskExecutor(client), **options).run(fileset, processor)
         for turn in range(num_runs):
             run = Runner(DaskExecutor(client), store=directory / f"store-{turn}", **options)
-            Path(directory, "broken").touch()
+            processor.counted.mkdir()
             try:
                 run.run(fileset, processor)
             except RunError as error:
                 done = error.partial_result.completeness.total.num_entries_processed
             else:
                 raise AssertionError("the run was not stopped")
-            Path(directory, "broken").unlink()
+            shutil.rmtree(processor.counted)
             resumed = run.run(fileset, processor)
             started = time.perf_counter()
             again = run.run(fileset, processor)
@@ -169,7 +170,7 @@ def measure_append(
         for path in paths:
             shutil.copy(first, path)
         before, after = ({"a": list(map(str, paths[:stop]))} for stop in (-1, None))
-        processor = Sums(num_loops, directory, -1)
+        processor = Sums(num_loops, directory / "counted")
         for turn in range(num_runs):
             run = Runner(
                 DaskExecutor(client),
