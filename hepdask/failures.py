@@ -119,6 +119,18 @@ class Failure:
         )
         return f"{what} of {self.treename!r} in {self.file_path} (dataset {self.dataset!r})"
 
+    @property
+    def how_to_skip(self) -> str:
+        """How the run could have gone on without it, in words after a semicolon; empty if it had better not."""
+        if self.kind in ("input", "transient"):
+            return "; skipbadfiles=True leaves out, and lists, files that can't be read"
+        if self.exception_type.endswith(("ProcessDiedError", "MemoryError")):
+            return (
+                "; skipbadfiles=(ProcessDiedError, MemoryError) leaves out, and lists, events that kill their process or need "
+                "more memory than there is"
+            )
+        return ""
+
     def __str__(self) -> str:
         worker = f" (on {self.worker})" if self.worker else ""
         place = f"{self.where}: "

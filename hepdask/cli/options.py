@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hepdask.errors import OptionError
+from hepdask.errors import FileReadError, OptionError, ProcessDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,6 +113,11 @@ SPLIT_OPTIONS = _options(
 )
 RECOVERY_OPTIONS = _options(
     click.option(
+        "--skipbadevents",
+        is_flag=True,
+        help="Leave out, and list, events that kill their process or need more memory than there is.",
+    ),
+    click.option(
         "--store",
         metavar="DIRECTORY|URL",
         help="Keep results of parts of the run there; the next run computes what is missing.",
@@ -121,7 +126,7 @@ RECOVERY_OPTIONS = _options(
         "--max-failed-fraction",
         type=click.FloatRange(0, 1),
         metavar="F",
-        help="With --skipbadfiles: end the run when more than this fraction of the events fails.",
+        help="With --skipbad...: end the run when more than this fraction of the events fails.",
     ),
     click.option(
         "--max-opens-per-endpoint",
@@ -200,6 +205,12 @@ def _find_word(chosen: str) -> str | None:
     return None if has_cluster else "local"
 
 
+def _list_skipped(options: Mapping[str, Any]) -> tuple[type[BaseException], ...]:
+    files = (FileReadError,) if options["skipbadfiles"] else ()
+    events = (ProcessDiedError, MemoryError) if options.get("skipbadevents") else ()
+    return (*files, *events)
+
+
 def build_runner(executor: Executor, options: Mapping[str, Any]) -> Runner:
     """Make the runner that the options of a command describe."""
     from hepdask.runner import Runner
@@ -211,7 +222,7 @@ def build_runner(executor: Executor, options: Mapping[str, Any]) -> Runner:
         chunksize=options["chunksize"],
         maxchunks=1 if is_test else options["limit_chunks"],
         maxfiles=1 if is_test else options["limit_files"],
-        skipbadfiles=options["skipbadfiles"],
+        skipbadfiles=_list_skipped(options),
         xrootdtimeout=options["xrootdtimeout"],
         align_clusters=options["align_clusters"],
         store=options.get("store"),

@@ -225,7 +225,9 @@ def _write_yaml(value: Any) -> str:
 def _describe_error(error: RunError, result: RunResult, kept: Sequence[str]) -> str:
     total = result.completeness.total
     where = f", and are in {', '.join(kept)}" if kept else ""
+    fatal = next((one for one in result.failures if not one.is_skipped), None)
+    advice = "" if fatal is None else fatal.how_to_skip
     return (
         f"{str(error).splitlines()[0]}; {total.num_entries_processed:,} of "
-        f"{total.num_entries_requested:,} events were processed{where}"
+        f"{total.num_entries_requested:,} events were processed{where}{advice}"
     )

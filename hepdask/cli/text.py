@@ -39,7 +39,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_SKIPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 _WORDS = {
     "give treename=": "give --treename",
     f", tree {NO_TREE!r}": "",
-    "; skipbadfiles=True leaves out, and lists, files that can't be read": "",
+    "skipbadfiles=True": "--skipbadfiles",
+    "skipbadfiles=(ProcessDiedError, MemoryError)": "--skipbadevents",
     "LocalExecutor() runs it in this process": "--executor iterative runs it in this process",
 }
 

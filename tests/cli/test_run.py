@@ -106,8 +106,31 @@ def test_what_is_skipped_shows_in_the_exit_code(
     assert failed.steps is None
     (tmp_path / "out.json").unlink()
     result = run_locally(*options)
-    assert_one_line_error(result, "0 of 289 events were processed\n", code=1)
+    text = "; 0 of 289 events were processed; --skipbadfiles leaves out, and lists, files that"
+    assert_one_line_error(result, text, code=1)
     assert not (tmp_path / "out.json").exists()
+
+
+def test_an_event_that_needs_too_much_memory_may_be_left_out(
+    processor: Path, fileset: Path, tmp_path: Path
+) -> None:
+    hungry = """
+def hungry(events):
+    if 7 in events.event:
+        raise MemoryError("too many jets")
+    return {"num_events": len(events)}
+"""
+    processor.write_text(PROCESSOR + hungry)
+    options = (f"{processor}:hungry", fileset, "-q", "-o", "out.json")
+    result = run_locally(*options)
+    assert result.exit_code == 1
+    assert "; --skipbadevents leaves out, and lists, events that" in result.stderr
+    result = run_locally(*options, "--skipbadevents", "--failures", "failures.json")
+    assert (result.exit_code, result.output) == (3, "")
+    failed = load_fileset(tmp_path / "failures.json").files
+    num_failed = sum(stop - start for one in failed for start, stop in one.steps or ())
+    assert 0 < num_failed < 289
+    assert json.loads((tmp_path / "out.json").read_text()) == {"num_events": 289 - num_failed}
 
 
 def test_the_plot_of_the_module_is_used(processor: Path, fileset: Path, tmp_path: Path) -> None:
