@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tests.example_processors import DiesAt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distributed import Client
 
@@ -142,20 +142,41 @@ def count_deaths(client: Client) -> int:
     return sum(event.get("action") == "remove-worker" for _, event in events)
 
 
-def run_coffea(client: Client, fileset: dict[str, Any], bad: set[int], chunksize: int) -> str:
-    """Run the peer with the same events, and say what it came to."""
-    from coffea import processor
+def run_coffea(
+    client: Client,
+    fileset: dict[str, Any],
+    processor: Any,
+    *,
+    chunksize: int,
+    count_events: Callable[[Any], int],
+) -> str:
+    """Run the peer, and say what it came to.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        As for `measure`.
+    fileset : dict
+        As of `sample`.
+    processor : object
+        With a ``process`` for coffea, too.
+    chunksize : int
+        Events in a range.
+    count_events : callable
+        Tells from the output how many events were processed.
+    """
+    from coffea import processor as coffea
 
     files = {name: list(dataset["files"]) for name, dataset in fileset.items()}
-    run = processor.Runner(
-        processor.DaskExecutor(client=client, status=False), chunksize=chunksize, skipbadfiles=True
+    run = coffea.Runner(
+        coffea.DaskExecutor(client=client, status=False), chunksize=chunksize, skipbadfiles=True
     )
     started = time.perf_counter()
     try:
-        output = run(files, DiesAt(bad, "SIGKILL").process, treename="Events")
+        output = run(files, processor.process, treename="Events")
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the peer's answer
         return f"raised {type(error).__name__} after {time.perf_counter() - started:.1f} s, nothing is left"
-    return f"returned {output['entries']:,} events after {time.perf_counter() - started:.1f} s"
+    return f"returned {count_events(output):,} events after {time.perf_counter() - started:.1f} s"
 
 
 @contextmanager
@@ -184,8 +205,14 @@ def main() -> None:
                     outcome = measure(client, fileset, num_poisons=num_poisons, mode=mode, **size)
                     print(outcome, flush=True)
         with mortal_client(MEMORY_LIMIT_BYTES) as client:
-            bad = poisonous_events(size["num_events"], 1)
-            print(f"coffea: {run_coffea(client, fileset, bad, size['num_entries_per_range'])}")
+            answer = run_coffea(
+                client,
+                fileset,
+                DiesAt(poisonous_events(size["num_events"], 1), "SIGKILL"),
+                chunksize=size["num_entries_per_range"],
+                count_events=lambda output: int(output["entries"]),
+            )
+            print(f"coffea, 1 of which kills (SIGKILL): {answer}")
 
 
 if __name__ == "__main__":

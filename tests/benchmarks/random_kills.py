@@ -1,7 +1,8 @@
 """Workers killed at random: what that costs, and whether it changes a bit.
 
 ``python -m tests.benchmarks.random_kills`` runs it at full size: some 60 s of work on two workers, first undisturbed, then with
-SIGKILL for one of the workers, chosen at random, every 2 s. Nannies start new ones, as batch systems do.
+SIGKILL for one of the workers, chosen at random, every 2 s. Nannies start new ones, as batch systems do. At last coffea's
+DaskExecutor has the same work, and as many kills.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tests.benchmarks import poison
 from tests.example_processors import SlowSum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from distributed import Client
+
+NUM_EVENTS_PER_RANGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def measure(
     client : distributed.Client
         Of a local cluster, whose workers have nannies.
     num_ranges : int
-        Of 1,000 events each.
+        Of `NUM_EVENTS_PER_RANGE` events each.
     seconds_per_range : float
         That the processor waits.
     kill_seconds : float
@@ -76,24 +80,20 @@ def measure(
     seed : int
         Chooses the victims.
     """
-    from datasets.sample import write_sample
     from hepdask import DaskExecutor, Runner
     from hepdask.executors.dask_local import keeping_nannies
 
-    with tempfile.TemporaryDirectory() as directory:
-        fileset = write_sample(
-            Path(directory),
-            num_events=1_000 * num_ranges,
-            num_files=1,
-            num_events_per_cluster=1_000,
-        )
+    with (
+        poison.sample(NUM_EVENTS_PER_RANGE * num_ranges, NUM_EVENTS_PER_RANGE) as fileset,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         processor = SlowSum(seconds_per_range)
         executor = DaskExecutor(client, max_ranges_per_task=4)
 
         def run_once(store: str) -> Any:
             # what a worker has done is lost with it, so it is kept where the others find it
             place = Path(directory) / store
-            runner = Runner(executor, chunksize=1_000, progress=False, store=place)
+            runner = Runner(executor, chunksize=NUM_EVENTS_PER_RANGE, progress=False, store=place)
             return runner.run(fileset, processor)
 
         started = time.perf_counter()
@@ -115,6 +115,28 @@ def measure(
         disturbed.is_complete,
         has_same_bits,
     )
+
+
+def run_coffea(
+    client: Client,
+    *,
+    num_ranges: int,
+    seconds_per_range: float,
+    kill_seconds: float,
+    seed: int = 1,
+) -> str:
+    """Run the peer with kills, and say what it came to; see `measure`."""
+    with (
+        poison.sample(NUM_EVENTS_PER_RANGE * num_ranges, NUM_EVENTS_PER_RANGE) as fileset,
+        _kill_at_random(client, kill_seconds, seed),
+    ):
+        return poison.run_coffea(
+            client,
+            fileset,
+            SlowSum(seconds_per_range),
+            chunksize=NUM_EVENTS_PER_RANGE,
+            count_events=lambda output: NUM_EVENTS_PER_RANGE * len(output["starts"]),
+        )
 
 
 def _measure_restart(client: Client) -> float:
@@ -179,7 +201,10 @@ def main() -> None:
     with Client(
         n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as client:
-        print(measure(client, num_ranges=600, seconds_per_range=0.2, kill_seconds=2.0))
+        print(measure(client, num_ranges=600, seconds_per_range=0.2, kill_seconds=2.0), flush=True)
+        print(
+            f"coffea: {run_coffea(client, num_ranges=600, seconds_per_range=0.2, kill_seconds=2.0)}"
+        )
 
 
 if __name__ == "__main__":

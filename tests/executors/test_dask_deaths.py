@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import dask
 import distributed
 import pytest
@@ -16,6 +19,7 @@ from tests.local import local_client, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _begun, _may_end = threading.Event(), threading.Event()
 _calls: list[str] = []
@@ -60,6 +64,22 @@ def remove(client: distributed.Client, address: str) -> None:
         await dask_scheduler.remove_worker(address, stimulus_id="test")
 
     client.run_on_scheduler(remove_worker)
+
+
+def test_a_scheduler_need_not_have_hepdask(tmp_path: Path) -> None:
+    (tmp_path / "plugin").write_bytes(cloudpickle.dumps(make_death_plugin()))
+    program = """
+import pickle, sys
+sys.modules["hepdask"] = None
+plugin = pickle.loads(open(sys.argv[1], "rb").read())
+class Scheduler:
+    task_metadata = {"hepdask-tasks": {"run": {"begun": {"task": (0, "tcp://192.0.2.1:1", "0-4")}}}}
+plugin.remove_worker(Scheduler, "tcp://192.0.2.1:1")
+print(Scheduler.task_metadata["hepdask-tasks"]["run"]["died"])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "plugin")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed == "{'0-4': 'seen'}\n"
 
 
 def test_a_death_is_known_before_the_task_is_begun_again(client: distributed.Client) -> None:
