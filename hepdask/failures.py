@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from hepdask.errors import (
+    BAD_EVENTS,
     AccumulatorError,
     FileReadError,
     MissingDependencyError,
@@ -121,13 +122,14 @@ class Failure:
 
     @property
     def how_to_skip(self) -> str:
-        """How the run could have gone on without it, in words after a semicolon; empty if it had better not."""
+        """How the run could have gone on without it; empty if it had better not."""
         if self.kind in ("input", "transient"):
-            return "; skipbadfiles=True leaves out, and lists, files that can't be read"
-        if self.exception_type.endswith(("ProcessDiedError", "MemoryError")):
+            return "skipbadfiles=True leaves out, and lists, files that can't be read"
+        names = tuple(one.__name__ for one in BAD_EVENTS)
+        if self.exception_type.endswith(names):
             return (
-                "; skipbadfiles=(ProcessDiedError, MemoryError) leaves out, and lists, events that kill their process or need "
-                "more memory than there is"
+                f"skipbadfiles=({', '.join(names)}) leaves out, and lists, events that kill their process or need more memory "
+                "than there is"
             )
         return ""
 

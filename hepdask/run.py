@@ -233,8 +233,8 @@ class Run:
             f"{unread if total.num_files_unknown else ''}: they are in this error's partial_result (.output, "
             ".completeness, .failures), and partial_result.resume() goes on from there"
         )
-        if fatal is not None:
-            text += fatal.how_to_skip
+        if fatal is not None and fatal.how_to_skip:
+            text += f"; {fatal.how_to_skip}"
         if fatal is not None and fatal.kind == "user" and fatal.entry_start is not None:
             index = result.failures.index(fatal)
             text += f"\nreplay it here: error.partial_result.failures.replay({index}, processor)"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hepdask.attempt import Work
 from hepdask.columns import CachedTraces
 from hepdask.doctor import Checkup, Expectations, judge
-from hepdask.errors import FileReadError, OptionError
+from hepdask.errors import BAD_FILES, OptionError
 from hepdask.executors import (
     Executor,
     NotReached,
@@ -475,7 +475,7 @@ def _sort_arguments(
 
 def _skipped_types(skipbadfiles: Any) -> tuple[type[BaseException], ...]:
     if skipbadfiles is True:
-        return (FileReadError,)
+        return BAD_FILES
     types = (
         skipbadfiles if isinstance(skipbadfiles, tuple) else (skipbadfiles,) if skipbadfiles else ()
     )

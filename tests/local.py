@@ -1,4 +1,4 @@
-"""Local clusters of a test's own: their workers may die."""
+"""Local clusters of a test's own, whose workers may die; and waiting for what a server or cluster does by itself."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def local_client(num_workers: int = 2, **options: Any) -> Iterator[distributed.C
         yield client
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait for what a cluster does by itself; it is an error if that takes longer."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
+def wait_until(is_true: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    """Wait for something to become true; fail with what it was after a time that is never needed."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not after {seconds:.0f} s: {what}")
         time.sleep(0.01)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hepdask.errors import FileReadError, OptionError, ProcessDiedError
+from hepdask.errors import BAD_EVENTS, BAD_FILES, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,7 +126,7 @@ RECOVERY_OPTIONS = _options(
         "--max-failed-fraction",
         type=click.FloatRange(0, 1),
         metavar="F",
-        help="With --skipbad...: end the run when more than this fraction of the events fails.",
+        help="With --skipbadfiles or --skipbadevents: end the run when more than this fraction of the events fails.",
     ),
     click.option(
         "--max-opens-per-endpoint",
@@ -206,9 +206,10 @@ def _find_word(chosen: str) -> str | None:
 
 
 def _list_skipped(options: Mapping[str, Any]) -> tuple[type[BaseException], ...]:
-    files = (FileReadError,) if options["skipbadfiles"] else ()
-    events = (ProcessDiedError, MemoryError) if options.get("skipbadevents") else ()
-    return (*files, *events)
+    return (
+        *(BAD_FILES if options["skipbadfiles"] else ()),
+        *(BAD_EVENTS if options.get("skipbadevents") else ()),
+    )
 
 
 def build_runner(executor: Executor, options: Mapping[str, Any]) -> Runner:

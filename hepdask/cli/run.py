@@ -226,7 +226,7 @@ def _describe_error(error: RunError, result: RunResult, kept: Sequence[str]) -> 
     total = result.completeness.total
     where = f", and are in {', '.join(kept)}" if kept else ""
     fatal = next((one for one in result.failures if not one.is_skipped), None)
-    advice = "" if fatal is None else fatal.how_to_skip
+    advice = f"; {fatal.how_to_skip}" if fatal is not None and fatal.how_to_skip else ""
     return (
         f"{str(error).splitlines()[0]}; {total.num_entries_processed:,} of "
         f"{total.num_entries_requested:,} events were processed{where}{advice}"

@@ -26,7 +26,7 @@ from hepdask.executors.dask_clients import (
     choose_given,
     is_asynchronous,
     open_client,
-    prepare_workers,
+    prepare_cluster,
     reconnect,
     split_cluster_options,
     waiting_for_workers,
@@ -268,7 +268,7 @@ class DaskExecutor(Executor):
     def reduce(self, job: Job, progress: Progress) -> Outcome:
         """Process a job on the cluster; see `Executor.reduce`."""
         client = self._client()
-        prepare_workers(client)
+        prepare_cluster(client)
         options = replace(self._options, manifest=self._deliver(client))
         run = DaskRun(client, job, options, self._renew)
         with interruptible() as interrupts, waiting_for_workers(client), keeping_nannies(client):

@@ -44,7 +44,7 @@ __all__ = [
     "is_asynchronous",
     "is_under_way",
     "open_client",
-    "prepare_workers",
+    "prepare_cluster",
     "reconnect",
     "split_cluster_options",
     "waiting_for_workers",
@@ -132,7 +132,7 @@ _prepared: weakref.WeakSet[Any] = weakref.WeakSet()
 _chosen: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def prepare_workers(client: Any) -> None:
+def prepare_cluster(client: Any) -> None:
     """Let the workers of a cluster be told to stop without a loss, those that come later, too, and their deaths cost little.
 
     On this machine a terminal, or the stop button of a notebook, interrupts the worker processes, too, and dask then ends them,
@@ -143,8 +143,8 @@ def prepare_workers(client: Any) -> None:
     _prepared.add(client)
     _warn_of_what_was_given(client)
     is_local = isinstance(client.cluster, distributed.LocalCluster)
-    told = [_IgnoreInterrupts()] if is_local else [HandOver(), WaitForHandOver()]
-    for plugin in [*told, make_death_plugin()]:
+    stops = [_IgnoreInterrupts()] if is_local else [HandOver(), WaitForHandOver()]
+    for plugin in [*stops, make_death_plugin()]:
         # the scheduler has it for those that come. One that leaves just now needs none; one that has no hepdask can't take it,
         # and the look at the first run says so; a scheduler that takes no code does what dask does
         with suppress(Exception):

@@ -33,7 +33,10 @@ MARKS = "hepdask-tasks"
 
 
 class _Begun(NamedTuple):
-    """Mark of a task that runs: how many of its ranges were done before, where it runs, and what it is in the tree."""
+    """Mark of a task that runs: how many of its ranges were done before, where it runs, and what it is in the tree.
+
+    `dask_deaths` takes it apart at schedulers that need not have hepdask.
+    """
 
     num_done: int
     worker: str

@@ -165,15 +165,22 @@ def run_coffea(
     count_events : callable
         Tells from the output how many events were processed.
     """
-    from coffea import processor as coffea
+    from coffea.nanoevents import NanoAODSchema
+
+    from tests.benchmarks.systems import CoffeaRun
 
     files = {name: list(dataset["files"]) for name, dataset in fileset.items()}
-    run = coffea.Runner(
-        coffea.DaskExecutor(client=client, status=False), chunksize=chunksize, skipbadfiles=True
+    run = CoffeaRun(
+        client,
+        files,
+        processor.process,
+        schema=NanoAODSchema,
+        chunksize=chunksize,
+        skipbadfiles=True,
     )
     started = time.perf_counter()
     try:
-        output = run(files, processor.process, treename="Events")
+        output = run()
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the peer's answer
         return f"raised {type(error).__name__} after {time.perf_counter() - started:.1f} s, nothing is left"
     return f"returned {count_events(output):,} events after {time.perf_counter() - started:.1f} s"

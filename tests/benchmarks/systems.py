@@ -108,6 +108,8 @@ class CoffeaRun:
         None: coffea's default.
     is_traced : bool
         True: columns are traced before, and then read in bulk (coffea's ``trace=``).
+    skipbadfiles : bool
+        True: what fails is left out.
     """
 
     def __init__(
@@ -119,10 +121,13 @@ class CoffeaRun:
         schema: Any,
         chunksize: int | None = None,
         is_traced: bool = False,
+        skipbadfiles: bool = False,
     ) -> None:
         self._client = client
         self._what = (fileset, processor)
-        self._options = {"schema": schema, **({"chunksize": chunksize} if chunksize else {})}
+        self._options: dict[str, Any] = {"schema": schema, "skipbadfiles": skipbadfiles}
+        if chunksize:
+            self._options["chunksize"] = chunksize
         self._is_traced = is_traced
         self._cache: dict[Any, Any] = {}
 

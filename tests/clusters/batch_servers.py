@@ -10,17 +10,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import pytest
 
+from tests.local import wait_until
 from tests.servers import free_port, stop_process
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = [
     "GridEngineServer",
@@ -28,10 +25,8 @@ __all__ = [
     "require_commands",
     "require_slurm",
     "say",
-    "wait_until",
 ]
 
-START_SECONDS = 30.0
 
 _SLURM_CONF = """\
 ClusterName=hepdask
@@ -94,15 +89,6 @@ def require_slurm() -> None:
     require_commands(
         ("munged", "slurmctld", "slurmd", "sbatch"), "munge slurmctld slurmd slurm-client"
     )
-
-
-def wait_until(is_true: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
-    """Wait for something to become true; fail with what it was after a time that is never needed."""
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not after {seconds:.0f} s: {what}")
-        time.sleep(0.05)
 
 
 def say(*command: str) -> str:

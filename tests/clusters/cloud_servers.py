@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from tests.clusters.analysis import run_inside
-from tests.clusters.batch_servers import wait_until
 from tests.clusters.containers import Container, list_containers
 from tests.clusters.networks import LocalNetwork, local_network
+from tests.local import wait_until
 from tests.servers import REPOSITORY, stop_process
 
 if TYPE_CHECKING:

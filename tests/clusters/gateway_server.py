@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.clusters.batch_servers import wait_until
+from tests.local import wait_until
 from tests.servers import REPOSITORY, free_port, stop_process
 
 if TYPE_CHECKING:

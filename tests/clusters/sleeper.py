@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from hepdask import DaskExecutor, Runner
 from tests.clusters.analysis import bits_of, hash_of
-from tests.clusters.batch_servers import wait_until
 from tests.clusters.processors import CountsCalls
+from tests.local import wait_until
 from tests.servers import REPOSITORY, stop_process
 
 if TYPE_CHECKING:

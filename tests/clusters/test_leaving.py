@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import distributed
 import pytest
 
-from hepdask.executors.dask_clients import prepare_workers
-from tests.clusters.batch_servers import wait_until
+from hepdask.executors.dask_clients import prepare_cluster
+from tests.local import wait_until
 from tests.servers import REPOSITORY, stop_process
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def client() -> Iterator[distributed.Client]:
         distributed.LocalCluster(protocol="tcp://", **options) as cluster,
         distributed.Client(cluster.scheduler_address, set_as_default=False) as made,
     ):
-        prepare_workers(made)
+        prepare_cluster(made)
         yield made
 
 

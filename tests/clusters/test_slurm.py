@@ -13,8 +13,9 @@ import pytest
 from hepdask import DaskExecutor, LocalExecutor, Runner
 from hepdask.clusters.queues import explain
 from tests import example_processors as examples
-from tests.clusters.batch_servers import say, wait_until
+from tests.clusters.batch_servers import say
 from tests.clusters.processors import CountsCalls
+from tests.local import wait_until
 from tests.servers import REPOSITORY
 
 if TYPE_CHECKING:

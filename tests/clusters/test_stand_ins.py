@@ -9,9 +9,9 @@ import pytest
 
 from hepdask import DaskExecutor, LocalExecutor, Runner
 from hepdask.clusters.queues import explain
-from tests.clusters.batch_servers import wait_until
 from tests.clusters.batch_stand_in import COMMANDS, install, list_jobs
 from tests.example_processors import Weighted
+from tests.local import wait_until
 from tests.servers import REPOSITORY
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from distributed import Client
 from hepdask import DaskExecutor, LocalExecutor, RunError, Runner
 from hepdask.progress import RecordingProgress
 from tests.clusters.analysis import bits_of, hash_of
-from tests.clusters.batch_servers import wait_until
 from tests.clusters.processors import CountsCalls
 from tests.clusters.sleeper import run_asleep
 from tests.clusters.tunnel import Tunnel
 from tests.example_processors import Weighted
+from tests.local import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from hepdask import DaskExecutor, ExecutorError, LocalExecutor, OptionError, RunError, Runner
+from hepdask.executors.dask_deaths import DONE_AGAIN
 from hepdask.executors.dask_tasks import _find_following
 from tests import example_processors as examples
 
@@ -174,7 +175,8 @@ def test_resources_reach_the_tasks(nano_files: NanoFiles) -> None:
 
 def _describe_tasks(dask_scheduler: Any) -> dict[str, Any]:
     return {
-        str(key): (state.priority, state.retries) for key, state in dask_scheduler.tasks.items()
+        str(key): (state.priority, state.retries, (state.annotations or {}).get(DONE_AGAIN))
+        for key, state in dask_scheduler.tasks.items()
     }
 
 
@@ -188,6 +190,7 @@ def test_tasks_have_readable_keys_retries_and_priority(
             assert not running.done(), running.result()
             threading.Event().wait(0.02)
         tasks = client.run_on_scheduler(_describe_tasks)
+        plugins = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.plugins))
         (tmp_path / "go").touch()
         running.result(timeout=120)
     # tasks that have inspected files may not be forgotten yet
@@ -200,7 +203,10 @@ def test_tasks_have_readable_keys_retries_and_priority(
     assert priorities == sorted(priorities)
     assert all(-5 <= priority[0] < -4.4 for priority in priorities)
     assert tasks[next(key for key in tasks if key.startswith("work"))][0][0] == -5
-    assert {retries for _, retries in waiting.values()} == {7}
+    assert {retries for _, retries, _ in waiting.values()} == {7}
+    # done again, they come after these, and before anything of the next lower priority
+    assert {less for *_, less in waiting.values()} == {0.5}
+    assert "hepdask-deaths" in plugins
 
 
 def test_a_task_knows_the_ranges_of_the_next_one(

@@ -29,6 +29,7 @@ _calls: list[str] = []
 def client() -> Iterator[distributed.Client]:
     _begun.clear()
     _may_end.clear()
+    _calls.clear()
     with local_client(2, processes=False) as client:
         client.register_plugin(make_death_plugin())
         yield client
@@ -103,7 +104,7 @@ def test_what_is_lost_is_made_again_after_what_was_never_made(client: distribute
     remove(client, address)
     new = send(client, note, "new", worker=other)
     waiting = next(one for one in client.cluster.workers.values() if one.address == other)
-    wait_until(lambda: {"lost", "new"} <= set(waiting.state.tasks))
+    wait_until(lambda: {"lost", "new"} <= set(waiting.state.tasks), "both wait")
     _may_end.set()
     client.gather([held, lost, new])
     assert _calls == ["lost", "new", "lost"]

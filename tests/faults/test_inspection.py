@@ -27,8 +27,8 @@ from hepdask.executors.dask_run import DaskRun
 from hepdask.fileset import load_fileset
 from hepdask.metadata import MetadataCache
 from tests import example_processors as examples
-from tests.faults.test_scheduler import separate_cluster, wait_until
-from tests.local import local_client
+from tests.faults.test_scheduler import separate_cluster
+from tests.local import local_client, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,10 +131,12 @@ def test_results_that_are_lost_before_anybody_looks_are_made_again(
 
     def wait_late(self: Any, *arguments: Any) -> Any:
         futures = self._futures if kind is DaskMap else list(self._graph.futures.values())
-        wait_until(lambda: all(one.done() for one in futures))
+        wait_until(lambda: all(one.done() for one in futures), "all are done", 60)
         for pid in mortal_client.run(os.getpid).values():
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: "finished" not in {one.status for one in futures})
+        wait_until(
+            lambda: "finished" not in {one.status for one in futures}, "the results are lost", 60
+        )
         assert "lost" in {one.status for one in futures}
         return wait(self, *arguments)
 
@@ -173,7 +175,11 @@ def wait_for_hanging(client: Client) -> str:
         return len(keys) == 1 and keys[0].startswith("inspect-")
 
     # a moment later, as tasks are not seen before they are sent out
-    wait_until(lambda: is_alone() and not threading.Event().wait(0.3) and is_alone())
+    wait_until(
+        lambda: is_alone() and not threading.Event().wait(0.3) and is_alone(),
+        "one worker is left",
+        60,
+    )
     return found[0]
 
 

@@ -45,7 +45,7 @@ def separate_cluster(directory: Path) -> Iterator[tuple[Client, subprocess.Popen
         [*command, "--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", str(file)],
         stderr=subprocess.DEVNULL,
     ) as scheduler:
-        wait_until(file.exists)
+        wait_until(file.exists, "the scheduler says its address", 60)
         worker_command = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1"]
         worker = [*worker_command, "--no-dashboard", "--scheduler-file", str(file)]
         workers = [
@@ -90,7 +90,9 @@ def test_what_was_done_is_in_the_error_and_in_the_store(
     with separate_cluster(tmp_path) as (client, scheduler), ThreadPoolExecutor(1) as pool:
         executor = DaskExecutor(client, max_ranges_per_task=1)
         running = pool.submit(run, executor, fileset, processor, store=store)
-        wait_until(lambda: len(list(log.iterdir())) >= NUM_RANGES // 2)
+        wait_until(
+            lambda: len(list(log.iterdir())) >= NUM_RANGES // 2, "half of the ranges have begun", 60
+        )
         if how == "client is closed":
             client.close()
         else:
@@ -116,7 +118,7 @@ def test_without_a_store_the_run_ends_all_the_same(fileset: dict[str, Any], tmp_
     processor = examples.SlowSum(0.3, log_directory=log)
     with separate_cluster(tmp_path) as (client, scheduler), ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, DaskExecutor(client), fileset, processor)
-        wait_until(lambda: len(list(log.iterdir())) >= 4)
+        wait_until(lambda: len(list(log.iterdir())) >= 4, "four ranges have begun", 60)
         scheduler.send_signal(signal.SIGKILL)
         with pytest.raises(RunError, match="scheduler was lost") as caught:
             running.result(timeout=60)

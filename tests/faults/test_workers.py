@@ -48,7 +48,9 @@ def mortal_client(client_of_all: Client) -> Client:
     """Wait until two workers are there again, and their nannies know it: else they don't come back after the next death."""
     cluster = client_of_all.cluster
     cluster.scale(2)  # dask may have given some up
-    wait_until(lambda: sum(has_started(one) for one in cluster.workers.values()) == 2)
+    wait_until(
+        lambda: sum(has_started(one) for one in cluster.workers.values()) == 2, "two workers"
+    )
     return client_of_all
 
 
@@ -163,12 +165,12 @@ def test_tasks_that_were_meant_for_a_worker_that_is_gone_go_to_another_one(
         executor = DaskExecutor(client, max_ranges_per_task=1)
         running = pool.submit(run, executor, fileset, examples.SlowSum(0.3))
         first, second = client.cluster.workers.values()
-        wait_until(lambda: any("process" in key for key in list(first.data)))
+        wait_until(lambda: any("process" in key for key in list(first.data)), "a result")
         # full, when the other one ends: no worker that runs is left
         client.run(set_status, "paused", workers=[first.address])
-        wait_until(lambda: not client.run_on_scheduler(has_running, first.address))
+        wait_until(lambda: not client.run_on_scheduler(has_running, first.address), "it is paused")
         client.sync(second.close)
-        wait_until(lambda: client.run_on_scheduler(has_stranded))
+        wait_until(lambda: client.run_on_scheduler(has_stranded), "tasks that nobody takes")
         client.run(set_status, "running", workers=[first.address])
         result = running.result(timeout=50)
     assert result.is_complete
@@ -184,7 +186,7 @@ def test_local_workers_whose_nannies_have_given_up_come_back(
     ):
         workers = client.cluster.workers
         os.kill(next(iter(workers.values())).pid, signal.SIGKILL)
-        wait_until(lambda: not workers)
+        wait_until(lambda: not workers, "no worker is left")
         result = run(DaskExecutor(client), fileset, examples.SlowSum(0.0))
     assert result.is_complete
     assert "1 local workers did not come back" in caplog.text

@@ -19,7 +19,7 @@ from hepdask import DaskExecutor, OptionError, Runner, Shipping
 from hepdask.executors import dask_shipping, dask_watch
 from hepdask.shipping.credentials import Credential, find_credentials, read_lifetime
 from hepdask.shipping.environment import collect_environment
-from tests.clusters.batch_servers import wait_until
+from tests.local import wait_until
 from tests.proxies import make_proxy, make_token
 from tests.sites import run_site
 
