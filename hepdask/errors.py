@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "BAD_EVENTS",
-    "BAD_FILES",
     "AccountingError",
     "AccumulatorError",
     "DamagedObjectError",
@@ -133,10 +131,6 @@ class ProcessDiedError(HepdaskError, RuntimeError):
 
 class RangeTimeoutError(HepdaskError, TimeoutError):
     """A range took longer than `RecoveryPolicy.max_range_seconds`."""
-
-
-#: What is raised for files that can't be read, and for events that kill their process or need more memory than there is.
-BAD_FILES, BAD_EVENTS = (FileReadError,), (ProcessDiedError, MemoryError)
 
 
 class StoreError(HepdaskError, OSError):

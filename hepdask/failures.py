@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from hepdask.errors import (
-    BAD_EVENTS,
     AccumulatorError,
     FileReadError,
     MissingDependencyError,
@@ -29,11 +28,22 @@ if TYPE_CHECKING:
 
     from hepdask.fileset import InputFile
 
-__all__ = ["Failure", "FailureKind", "Failures", "build_failure", "exception_chain", "is_skippable"]
+__all__ = [
+    "BAD_EVENTS",
+    "BAD_FILES",
+    "Failure",
+    "FailureKind",
+    "Failures",
+    "build_failure",
+    "exception_chain",
+    "is_skippable",
+]
 
 #: transient: may work next time (timeout, connection); input: the file is bad; user: the processor's code;
 #: resources: memory, a worker that died; setup: the worker lacks something, or hepdask itself erred
 FailureKind = Literal["transient", "input", "user", "resources", "setup"]
+#: What is raised for files that can't be read, and for events that kill their process or need more memory than there is.
+BAD_FILES, BAD_EVENTS = (FileReadError,), (ProcessDiedError, MemoryError)
 
 
 _FRAME = re.compile(r'^ +File "(.*)", line (\d+), in (.*)$', re.MULTILINE)

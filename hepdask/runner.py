@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hepdask.attempt import Work
 from hepdask.columns import CachedTraces
 from hepdask.doctor import Checkup, Expectations, judge
-from hepdask.errors import BAD_FILES, OptionError
+from hepdask.errors import OptionError
 from hepdask.executors import (
     Executor,
     NotReached,
@@ -21,6 +21,7 @@ from hepdask.executors import (
     check_reached,
     estimate_seconds,
 )
+from hepdask.failures import BAD_FILES
 from hepdask.fingerprint import fingerprint
 from hepdask.metadata import MetadataCache
 from hepdask.opening import ReadOptions

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hepdask.errors import BAD_EVENTS, BAD_FILES, OptionError
+from hepdask.errors import OptionError
+from hepdask.failures import BAD_EVENTS, BAD_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
