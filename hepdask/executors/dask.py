@@ -141,6 +141,7 @@ class DaskExecutor(Executor):
             retries, priority, dict(resources or {}), split_every, max_ranges_per_task
         )
         self._opened: Any = None
+        self._opening = threading.Lock()
         #: what the run of this thread takes along
         self._own = threading.local()
 
@@ -205,7 +206,8 @@ class DaskExecutor(Executor):
 
     def close(self) -> None:
         """Close the client (and local cluster) that this executor has opened by itself."""
-        opened, self._opened = self._opened, None
+        with self._opening:
+            opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
 
@@ -279,6 +281,8 @@ class DaskExecutor(Executor):
         given = self._given
         if isinstance(given, distributed.Client) and not given.asynchronous:
             return given
-        if self._opened is None or self._opened.status == "closed":
-            self._opened = open_client(given)
-        return self._opened or distributed.default_client()
+        # two runs at a time would open two clusters, and nobody would ever close the first
+        with self._opening:
+            if self._opened is None or self._opened.status == "closed":
+                self._opened = open_client(given)
+            return self._opened or distributed.default_client()

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,25 @@ def test_clusters_and_addresses_are_as_good_as_clients(
         with DaskExecutor(given) as executor:
             assert pt_bytes(run(executor, nano_files, examples.Weighted())) == reference
             assert pt_bytes(run(executor, nano_files, examples.Weighted())) == reference
+
+
+def test_runs_that_begin_at_a_time_make_one_cluster(
+    nano_files: NanoFiles, reference: bytes
+) -> None:
+    both_make_one = threading.Barrier(2)
+    made_two = threading.Event()
+
+    def make() -> LocalCluster:
+        with suppress(threading.BrokenBarrierError):
+            both_make_one.wait(timeout=0.5)
+            made_two.set()
+        return distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
+
+    with DaskExecutor(make) as executor, ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(run, executor, nano_files, examples.Weighted()) for _ in range(2)]
+        for one in running:
+            assert pt_bytes(one.result(timeout=120)) == reference
+    assert not made_two.is_set()
 
 
 def test_without_a_client_that_of_the_session_is_used(
