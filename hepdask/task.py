@@ -27,7 +27,7 @@ from hepdask.metadata import FileMetadata, read_file_metadata
 from hepdask.metrics import PartialMetrics
 from hepdask.partial import PartialResult, process_name, span_of
 from hepdask.ranges import EntryRange
-from hepdask.readers.handles import drop_ahead, lease
+from hepdask.readers.handles import drop_ahead, lease, lend_to_forks
 from hepdask.recording import record_messages
 from hepdask.recovery import RecoveryPolicy
 from hepdask.rescue import Monitor, Rescue, Sizes
@@ -55,6 +55,7 @@ __all__ = [
     "late_failure",
     "load_work",
     "note_failed_replica",
+    "open_packed",
     "warm_files",
 ]
 
@@ -369,6 +370,20 @@ def attempt_packed(
     """
     process_health().merge(health)
     return attempt_range(entry_range, load_work(packed_work), worker)
+
+
+def open_packed(packed_work: bytes, file: InputFile) -> None:
+    """Do what `attempt_packed` does first, for processes that are forked from this one: unpickle the work, open the file.
+
+    Parameters
+    ----------
+    packed_work : bytes
+        The pickled work.
+    file : InputFile
+        Of the ranges to come.
+    """
+    warm_files([file], reader=load_work(packed_work).reader)
+    lend_to_forks()
 
 
 def note_failed_replica(replica: str, kind: FailureKind) -> None:

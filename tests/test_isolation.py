@@ -350,6 +350,118 @@ def test_deaths_cost_a_fork_and_not_a_server(runner: ChildRunner) -> None:
     assert len(children) == NUM_DEATHS
 
 
+def note_and_keep(path: Path) -> None:
+    """Do what is only worth doing once."""
+    with path.open("a") as file:
+        file.write("x")
+    sys.modules["kept_for_the_call"] = sys
+
+
+def has_it() -> bool:
+    return "kept_for_the_call" in sys.modules
+
+
+def die(runner: ChildRunner, **options: Any) -> None:
+    with pytest.raises(ProcessDiedError, match="exit code 1"):
+        runner.call(os._exit, 1, **options)
+
+
+@needs_linux
+def test_what_comes_first_is_done_once_for_all_deaths(runner: ChildRunner, tmp_path: Path) -> None:
+    path = tmp_path / "done"
+    first = (note_and_keep, path)
+    server, _ = runner.call(pids, first=first)
+    assert not path.exists()  # as long as nothing dies, a call does it by itself
+    die(runner, first=first)
+    families = []
+    for _ in range(NUM_DEATHS):
+        families.append(runner.call(pids, first=(note_and_keep, path)))
+        assert runner.call(has_it, first=first)
+        die(runner, first=first)
+    assert path.read_text() == "x"
+    ((prepared,), children) = ({one[index] for one in families} for index in (0, 1))
+    assert prepared != server
+    assert len(children) == NUM_DEATHS
+    # other calls know nothing of it
+    assert runner.call(pids)[0] == server
+    assert not is_there(prepared)
+    assert not runner.call(has_it)
+
+
+def test_what_comes_first_for_others_is_theirs(runner: ChildRunner, tmp_path: Path) -> None:
+    first, second = ((note_and_keep, tmp_path / name) for name in ("a", "b"))
+    die(runner, first=first)
+    assert not runner.call(has_it, first=second)
+    die(runner, first=second)
+    assert runner.call(has_it, first=second)
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "b").read_text() == "x"
+
+
+@needs_linux
+def test_what_comes_first_may_leave_a_thread(runner: ChildRunner) -> None:
+    def start_thread() -> None:
+        threading.Thread(target=signal.pause, daemon=True).start()
+        sys.modules["kept_for_the_call"] = sys
+
+    server, _ = runner.call(pids)
+    for _ in range(2):
+        die(runner, first=(start_thread,))
+        # a fork would not have the thread: this child has it, and is no fork of another one
+        assert runner.call(pids, first=(start_thread,))[0] == server
+        assert runner.call(has_it, first=(start_thread,))
+
+
+def test_what_comes_first_may_fail(runner: ChildRunner) -> None:
+    first = (int, "three")
+    for _ in range(2):
+        die(runner, first=first)
+        assert runner.call(abs, -1, first=first) == 1
+
+
+def test_a_death_in_what_comes_first_is_one_of_the_call(runner: ChildRunner) -> None:
+    die(runner, first=(os._exit, 3))
+    for _ in range(2):
+        with pytest.raises(ProcessDiedError, match="this range: the process died: exit code 3"):
+            runner.call(abs, -1, first=(os._exit, 3), what="this range")
+    assert runner.call(abs, -1) == 1
+
+
+def test_what_comes_first_has_limits(runner: ChildRunner) -> None:
+    first = (signal.pause,)
+    die(runner, first=first)
+    with pytest.raises(ProcessDiedError, match=r"exceeded its time limit of 0\.2 s"):
+        runner.call(abs, -1, first=first, timeout_seconds=0.2)
+    assert runner.call(abs, -1) == 1
+
+
+@needs_linux
+@pytest.mark.parametrize("to_prepared", [True, False])
+def test_processes_that_are_killed_from_outside(
+    own_runner: ChildRunner, tmp_path: Path, to_prepared: bool
+) -> None:
+    first = (note_and_keep, tmp_path / "done")
+    die(own_runner, first=first)
+    prepared, child = own_runner.call(pids, first=first)
+    os.kill(prepared if to_prepared else child, signal.SIGKILL)
+    wait_until_gone(child)
+    assert own_runner.call(abs, -1, first=first) == 1
+    die(own_runner, first=first)
+    assert own_runner.call(has_it, first=first)
+
+
+@needs_linux
+def test_closing_leaves_nothing_that_was_prepared(own_runner: ChildRunner, tmp_path: Path) -> None:
+    first = (note_and_keep, tmp_path / "done")
+    server, _ = own_runner.call(pids)
+    die(own_runner, first=first)
+    family = own_runner.call(pids, first=first)
+    own_runner.close()
+    for pid in (server, *family):
+        wait_until_gone(pid)
+    assert own_runner.call(abs, -1, first=first) == 1
+
+
 def test_a_death_between_calls_is_no_failure(runner: ChildRunner) -> None:
     child = runner.call(os.getpid)
     os.kill(child, signal.SIGKILL)
@@ -524,18 +636,25 @@ def test_closing_leaves_nothing(own_runner: ChildRunner) -> None:
 
 RUNS_A_CHILD = """
 import os, signal, sys
+from hepdask.errors import ProcessDiedError
 from hepdask.isolation import ChildRunner, child_runner
 runner = child_runner() if sys.argv[1] == "exit" else ChildRunner(preload=())
 server, child = runner.call(lambda: (os.getppid(), os.getpid()))
+if sys.argv[1] == "kill prepared":
+    try:
+        runner.call(os._exit, 1, first=(abs, 1))
+    except ProcessDiedError:
+        server, child = runner.call(lambda: (os.getppid(), os.getpid()), first=(abs, 1))
 os.write(1, f"{server} {child}".encode())
 caller = os.getpid()
-if sys.argv[1] == "kill":
-    runner.call(lambda: (os.kill(caller, signal.SIGKILL), signal.pause()))
+if sys.argv[1] != "exit":
+    first = (abs, 1) if sys.argv[1] == "kill prepared" else None
+    runner.call(lambda: (os.kill(caller, signal.SIGKILL), signal.pause()), first=first)
 """
 
 
 @needs_linux
-@pytest.mark.parametrize("end", ["exit", "kill"])
+@pytest.mark.parametrize("end", ["exit", "kill", "kill prepared"])
 def test_nothing_outlives_the_caller(end: str) -> None:
     caller = subprocess.run(
         [sys.executable, "-c", RUNS_A_CHILD, end],

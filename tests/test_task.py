@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
+import cloudpickle
 import hist
 import numpy as np
 import pytest
 
 from hepdask.attempt import Work, materialize
 from hepdask.completeness import Span
-from hepdask.errors import AccumulatorError, FileReadError
+from hepdask.errors import AccumulatorError, FileReadError, ProcessDiedError
 from hepdask.failures import Failure
 from hepdask.fileset import InputFile
+from hepdask.isolation import child_runner
 from hepdask.metadata import FileMetadata
 from hepdask.metrics import Counters, PartialMetrics, host_name
 from hepdask.opening import ReadOptions
@@ -21,7 +25,7 @@ from hepdask.partial import PartialResult, merge_results
 from hepdask.processor import ProcessorCopies
 from hepdask.ranges import EntryRange
 from hepdask.readers import build_reader
-from hepdask.task import NodeTask, inspect_files
+from hepdask.task import NodeTask, attempt_packed, inspect_files, open_packed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +124,36 @@ def test_it_costs_what_it_costs(nano_files: NanoFiles) -> None:
     assert 0 < total.num_compressed_bytes <= total.num_requested_bytes
     assert metrics.peak_memory_bytes[host_name()] > 0
     assert metrics.first_start is not None
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="where threads are not known, nothing is prepared"
+)
+@pytest.mark.parametrize("schema", [None, "BaseSchema"])
+def test_no_death_costs_the_file_again(nano_files: NanoFiles, schema: str | None) -> None:
+    def process(events: Any) -> dict[str, Any]:
+        if events.metadata["entrystart"] == 50:
+            os._exit(7)
+        return {"events": ak.to_list(events["event"])}
+
+    first, second, *_ = build_ranges(nano_files)
+    packed = cloudpickle.dumps(work(process, schema))
+
+    def attempt(entry_range: EntryRange) -> PartialResult:
+        result: PartialResult = child_runner().call(
+            attempt_packed, packed, entry_range, "w", {}, first=(open_packed, packed, first.file)
+        )
+        return result
+
+    opens = []
+    for _ in range(3):
+        result = attempt(first)
+        assert result.accumulator is not None
+        assert len(result.accumulator["events"]) == 50
+        opens.append(result.metrics.hosts[host_name()].num_opens)
+        with pytest.raises(ProcessDiedError, match="exit code 7"):
+            attempt(second)
+    assert opens == [1, 0, 0]
 
 
 def test_an_exception_becomes_a_failure_and_keeps_its_place(nano_files: NanoFiles) -> None:

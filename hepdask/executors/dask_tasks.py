@@ -37,6 +37,7 @@ from hepdask.task import (
     late_failure,
     load_work,
     note_failed_replica,
+    open_packed,
 )
 from hepdask.tree import arrange, merge_in_order
 from hepdask.watch import TimeLimitReached, time_limit
@@ -232,6 +233,7 @@ def _isolated(
                 memory_bytes=limit or None,
                 timeout_seconds=work.recovery.max_range_seconds,
                 what="this range kills its worker",
+                first=(open_packed, packed_work, entry_range.file),
             )
         except ProcessDiedError as error:
             if error.timeout_seconds is not None:

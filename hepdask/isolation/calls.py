@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from typing import Any
 
 from hepdask.errors import ProcessDiedError
 
@@ -26,6 +27,8 @@ class Call:
         What it may allocate.
     timeout_seconds : float or None
         What it may take.
+    first : tuple or None
+        The function, and its arguments, that a child may be prepared with.
     """
 
     subject: str
@@ -33,6 +36,7 @@ class Call:
     packed: bytes
     memory_bytes: int | None
     timeout_seconds: float | None
+    first: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the child does: run calls, one after the other, until the caller hangs up."""
+"""What the child does: run calls, one after the other, until the caller hangs up, or until it is prepared to be forked."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pickle
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import cloudpickle
 
 from hepdask.isolation.exceptions import pack_failure
-from hepdask.isolation.frames import READY, SPENT, read_frame, write_frame
+from hepdask.isolation.frames import PREPARED, READY, SPENT, read_frame, write_frame
 
 if TYPE_CHECKING:
     import socket
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["find_prctl", "run_child"]
 
 _PR_SET_PDEATHSIG = 1
+#: Of 1,000: how the kernel is to choose when memory runs out. First the child, then what it is forked from.
+_CHILD_BADNESS = 1_000
+_PREPARED_BADNESS = 900
 #: Part of what a call may allocate that earlier calls may have left behind: so a child never has more than 1.5 times of it.
 MAX_LEFT_BEHIND = 0.5
 
 
 def run_child(
     data: socket.socket, crash_fd: int, server: int, prctl: Callable[..., int] | None
-) -> NoReturn:
-    """Be the child, which ends when the caller hangs up.
+) -> None:
+    """Be the child, which ends when the caller hangs up; returns when it is prepared, and the caller was told so.
 
     Parameters
     ----------
@@ -47,7 +50,8 @@ def run_child(
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     _die_with(server, prctl)
-    _prefer_for_killing()
+    _prefer_for_killing(_CHILD_BADNESS)
+    _limit_core()
     _reseed()
     faulthandler.enable(crash_fd, all_threads=False)
     # what the user's code forks must not keep the connection alive when this process is dead, nor answer on it
@@ -59,13 +63,17 @@ def run_child(
             packed = read_frame(data)
         except (EOFError, ConnectionError):
             os._exit(0)
-        environment, path, memory_bytes = pickle.loads(header)
-        reply = _answer(environment, path, memory_bytes, packed)
+        environment, path, memory_bytes, is_preparing = pickle.loads(header)
+        reply, is_done = _answer(environment, path, memory_bytes, packed)
         del packed
         write_frame(data, reply)
         del reply
         num_left_bytes = _own_bytes() - num_bytes_at_start
         is_spent = memory_bytes is not None and num_left_bytes > MAX_LEFT_BEHIND * memory_bytes
+        if is_preparing and is_done and not is_spent and _has_one_thread():
+            _prefer_for_killing(_PREPARED_BADNESS)
+            write_frame(data, PREPARED)
+            return
         write_frame(data, SPENT if is_spent else READY)
 
 
@@ -86,16 +94,25 @@ def _die_with(server: int, prctl: Callable[..., int] | None) -> None:
         os._exit(1)
 
 
-def _prefer_for_killing() -> None:
-    import resource
-
+def _prefer_for_killing(badness: int) -> None:
     # when memory runs out, the kernel is to take this process, and not the worker
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+        Path("/proc/self/oom_score_adj").write_text(str(badness), encoding="ascii")
+
+
+def _limit_core() -> None:
+    import resource
+
     # Writing a core of a GB for each death would take longer than the search; 1 and not 0, as only that also keeps
     # Linux from piping it to a program (core(5)).
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else 1, hard))
+
+
+def _has_one_thread() -> bool:
+    """Tell whether a fork would be all of this process; False where that isn't known."""
+    threads = Path("/proc/self/task")
+    return threads.exists() and len(list(threads.iterdir())) == 1
 
 
 def _reseed() -> None:
@@ -106,7 +123,8 @@ def _reseed() -> None:
 
 def _answer(
     environment: dict[str, str] | None, path: list[str], memory_bytes: int | None, packed: bytearray
-) -> bytes:
+) -> tuple[bytes, bool]:
+    """Return the answer to a call, and whether that is a value."""
     try:
         if environment is not None:
             os.environ.clear()
@@ -114,13 +132,13 @@ def _answer(
         sys.path.extend(entry for entry in path if entry not in sys.path)
         with _limit_memory(memory_bytes):
             function, arguments = pickle.loads(packed)
-            return bytes(cloudpickle.dumps((True, function(*arguments))))
+            return bytes(cloudpickle.dumps((True, function(*arguments)))), True
     except BaseException as error:  # noqa: BLE001  # SystemExit, too: it is for the caller to judge
         reply = pack_failure(error)
         is_memory_error = isinstance(error, MemoryError)
     if is_memory_error:
         gc.collect()  # what the traceback held may be most of the memory
-    return reply
+    return reply, False
 
 
 def _own_bytes() -> int:

@@ -1,4 +1,4 @@
-"""The caller's ends of the connections to the server and to the child."""
+"""The caller's ends of the connections to the server and to its children."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ import pickle
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
 
 from hepdask.isolation.calls import Death, describe_end
-from hepdask.isolation.frames import FORK, KILL, SPENT, is_readable, now, read_frame, write_frame
+from hepdask.isolation.frames import (
+    FORK,
+    KILL,
+    PREPARED,
+    SPENT,
+    is_readable,
+    now,
+    read_frame,
+    write_frame,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hepdask.isolation.calls import Call
 
-__all__ = ["ChildEnd", "ServerEnd", "ServerEndedError"]
+__all__ = ["ChildEnd", "ForkerEnd", "ServerEnd", "ServerEndedError"]
 
 #: Longest time for the imports of `PRELOAD`: 3 s from a local disk, minutes from a busy shared one.
 START_SECONDS = 600.0
@@ -45,7 +56,7 @@ _BOOT = (
 
 
 class ServerEndedError(Exception):
-    """The server is gone, and with it the child."""
+    """What children are forked from is gone, and with it the child."""
 
 
 class ChildEnd:
@@ -67,19 +78,36 @@ class ChildEnd:
         EOFError or ConnectionError
             If the child is gone.
         """
+        reply, state = self._exchange(call.packed, call)
+        # the answer is here, whatever has happened since
+        self.is_spent = state in (SPENT, b"")
+        return reply
+
+    def prepare(self, call: Call) -> ForkerEnd | None:
+        """Let the child do what comes first in a call; return the end of what it is then, None if it is a child as before.
+
+        Raises
+        ------
+        TimeoutError, EOFError, ConnectionError
+            As for `ask`.
+        """
+        _, state = self._exchange(cloudpickle.dumps((_call_first, call.first)), call, True)
+        return ForkerEnd(self._data) if state == PREPARED else None
+
+    def _exchange(
+        self, packed: bytes, call: Call, is_preparing: bool = False
+    ) -> tuple[bytearray, bytes]:
         deadline = None if call.timeout_seconds is None else now() + call.timeout_seconds
         # not again for a kept child: what its modules have set is to stay
         environment = dict(os.environ) if self._is_new else None
-        header = pickle.dumps((environment, _text_entries(sys.path), call.memory_bytes))
+        header = (environment, _text_entries(sys.path), call.memory_bytes, is_preparing)
         self._is_new = False
-        write_frame(self._data, header, deadline)
-        write_frame(self._data, call.packed, deadline)
+        write_frame(self._data, pickle.dumps(header), deadline)
+        write_frame(self._data, packed, deadline)
         reply = read_frame(self._data, deadline)
-        try:
-            self.is_spent = read_frame(self._data, deadline) == SPENT
-        except (EOFError, OSError):  # the answer is here, whatever has happened since
-            self.is_spent = True
-        return reply
+        with contextlib.suppress(EOFError, OSError):
+            return reply, bytes(read_frame(self._data, deadline))
+        return reply, b""
 
     def is_gone(self) -> bool:
         """Return whether the child is dead, when it has nothing to answer."""
@@ -90,11 +118,78 @@ class ChildEnd:
         self._data.close()
 
 
-class ServerEnd:
-    """The caller's end of the server."""
+class ForkerEnd:
+    """The caller's end of what children are forked from: the server, or a prepared child.
+
+    Parameters
+    ----------
+    control : socket.socket
+        The caller's end of the connection, for orders and reports of deaths.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    def fork(self) -> socket.socket:
+        """Return the caller's end of a new child."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, self._report_end():
+                socket.send_fds(self._control, [FORK], [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        return ours
+
+    def has_news(self) -> bool:
+        """Return whether the child died, or what it was forked from."""
+        return is_readable(self._control)
+
+    def wait_for_death(self) -> Death | None:
+        """Return how the child died; None if it seems that it didn't."""
+        with self._report_end():
+            try:
+                return Death(**json.loads(read_frame(self._control, now() + DEATH_SECONDS)))
+            except TimeoutError:
+                return None
+
+    def kill_child(self) -> Death | None:
+        """Kill the child by its parent, which alone knows that its process id wasn't given to another one."""
+        with self._report_end():
+            self._control.sendall(KILL)
+        return self.wait_for_death()
+
+    def hang_up(self) -> None:
+        """Make it kill the child and end; wakes up a thread that waits for either."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up, and let go."""
+        self.hang_up()
+        self._control.close()
+
+    def let_go(self) -> None:
+        """Close the copy that a forked process has."""
+        self._control.close()
+
+    @contextlib.contextmanager
+    def _report_end(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            raise ServerEndedError(self._describe_end()) from None
+
+    def _describe_end(self) -> str:
+        return "it was prepared for this call, and is gone"
+
+
+class ServerEnd(ForkerEnd):
+    """The caller's end of the server, which it starts."""
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
+        control, theirs = socket.socketpair()
+        super().__init__(control)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-P", "-c", _BOOT, str(theirs.fileno())],
@@ -104,7 +199,7 @@ class ServerEnd:
                 process_group=0,  # Ctrl-C in a terminal is for the caller, from the first moment
             )
         except OSError as error:
-            self._control.close()
+            control.close()
             raise ServerEndedError(f"not started: {error}") from None
         finally:
             theirs.close()
@@ -119,40 +214,6 @@ class ServerEnd:
             except TimeoutError:
                 raise ServerEndedError(f"not ready after {START_SECONDS:g} s") from None
 
-    def fork(self) -> socket.socket:
-        """Return the caller's end of a new child."""
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs, self._report_end():
-                socket.send_fds(self._control, [FORK], [theirs.fileno()])
-        except BaseException:
-            ours.close()
-            raise
-        return ours
-
-    def has_news(self) -> bool:
-        """Return whether the child died, or the server."""
-        return is_readable(self._control)
-
-    def wait_for_death(self) -> Death | None:
-        """Return how the child died; None if it seems that it didn't."""
-        with self._report_end():
-            try:
-                return Death(**json.loads(read_frame(self._control, now() + DEATH_SECONDS)))
-            except TimeoutError:
-                return None
-
-    def kill_child(self) -> Death | None:
-        """Kill the child by the server, who alone knows that its process id wasn't given to another one."""
-        with self._report_end():
-            self._control.sendall(KILL)
-        return self.wait_for_death()
-
-    def hang_up(self) -> None:
-        """Make the server kill the child and end; wakes up a thread that waits for either."""
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)
-
     def close(self) -> None:
         """Hang up and wait until the server has ended."""
         self.hang_up()
@@ -165,17 +226,17 @@ class ServerEnd:
 
     def let_go(self) -> None:
         """Close the copies that a forked process has; it isn't the one to wait for the server."""
-        self._control.close()
+        super().let_go()
         self._process.returncode = 0
 
-    @contextlib.contextmanager
-    def _report_end(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, ConnectionError):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(DEATH_SECONDS)
-            raise ServerEndedError(describe_end(self._process.returncode)) from None
+    def _describe_end(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(DEATH_SECONDS)
+        return describe_end(self._process.returncode)
+
+
+def _call_first(function: Callable[..., object], *arguments: Any) -> None:
+    function(*arguments)
 
 
 def _text_entries(path: Sequence[object]) -> list[str]:

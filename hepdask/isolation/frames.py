@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["FORK", "KILL", "READY", "SPENT", "is_readable", "now", "read_frame", "write_frame"]
+__all__ = [
+    "FORK",
+    "KILL",
+    "PREPARED",
+    "READY",
+    "SPENT",
+    "is_readable",
+    "now",
+    "read_frame",
+    "write_frame",
+]
 
-#: Orders to the server: to fork a child, sent with the child's end of its socket; to kill it.
+#: Orders to the server, or to a prepared child: to fork a child, sent with the child's end of its socket; to kill it.
 FORK = b"F"
 KILL = b"K"
-#: What a child says after each answer: whether it may have another call, or has kept too much memory.
+#: What a child says after each answer: it may have another call, or has kept too much memory, or is prepared and takes orders
+#: to fork from now on.
 READY = b"R"
 SPENT = b"S"
+PREPARED = b"P"
 _LENGTH = struct.Struct("!Q")
 
 

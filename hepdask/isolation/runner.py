@@ -13,7 +13,7 @@ import cloudpickle
 
 from hepdask.errors import OptionError, ProcessDiedError
 from hepdask.isolation.calls import Call, death_error, time_limit_error
-from hepdask.isolation.ends import ChildEnd, ServerEnd, ServerEndedError
+from hepdask.isolation.ends import ChildEnd, ForkerEnd, ServerEnd, ServerEndedError
 from hepdask.isolation.exceptions import unpack_reply
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class ChildRunner:
         self._lock = threading.Lock()
         self._server: ServerEnd | None = None
         self._child: ChildEnd | None = None
+        #: a child that forks others, and what it was prepared with
+        self._prepared: tuple[ForkerEnd, tuple[Any, ...]] | None = None
+        #: what the last call could have begun with, if it has died
+        self._died_after: tuple[Any, ...] | None = None
         _all_runners.add(self)
 
     def call(
@@ -70,6 +74,7 @@ class ChildRunner:
         memory_bytes: int | None = None,
         timeout_seconds: float | None = None,
         what: str = "",
+        first: tuple[Any, ...] | None = None,
     ) -> Any:
         """Call a function in the child.
 
@@ -92,6 +97,11 @@ class ChildRunner:
         what : str, optional
             What the error of a death begins with, instead of naming the function: "entries 5 to 6 of 'Events' in
             a.root" gives "entries 5 to 6 of 'Events' in a.root: the process died: killed by SIGSEGV; ...".
+        first : tuple, optional
+            A function, and its arguments, that does what the call would do first, and leaves it in the process: imports, an open
+            file. Once a call has died, the next one with an equal `first` calls it in a child that is kept, and from which the
+            children of this call and of those after it are forked, so that no other death costs it again. Not where it
+            leaves a thread behind, which a fork would not have, and on Linux only.
 
         Returns
         -------
@@ -110,7 +120,7 @@ class ChildRunner:
         """
         _check_limits(memory_bytes=memory_bytes, timeout_seconds=timeout_seconds)
         packed = cloudpickle.dumps((function, arguments))
-        call = Call(*_subject_and_job(function, what), packed, memory_bytes, timeout_seconds)
+        call = Call(*_subject_and_job(function, what), packed, memory_bytes, timeout_seconds, first)
         with self._lock:
             reply = self._exchange(call)
         return unpack_reply(reply)
@@ -150,25 +160,55 @@ class ChildRunner:
         server = self._ready_server()
         if self._num_closed != num_closed:
             raise ServerEndedError("closed")
-        child = self._ready_child(server)
+        parent = self._keep_prepared(server, call)
+        child = self._ready_child(parent)
+        has_died_so, self._died_after = self._is_known(call), None
         try:
+            if has_died_so and parent is server:
+                parent = self._prepare(child, call) or server
+                child = self._ready_child(parent)
             reply = child.ask(call)
         except TimeoutError:
-            self._kill_child(server)
+            self._kill_child(parent)
+            self._died_after = call.first
             raise time_limit_error(call) from None
         except (EOFError, ConnectionError):
             self._drop_child()
-            death = server.wait_for_death()
+            death = parent.wait_for_death()
             if death is None:
                 self._close_server()
+            self._died_after = call.first
             raise death_error(call, death) from None
         except BaseException:
             # Ctrl-C, or no memory for the answer: it must not be taken for that of the next call
-            self._kill_child(server)
+            self._kill_child(parent)
             raise
         if child.is_spent:
-            self._kill_child(server)
+            self._kill_child(parent)
         return reply
+
+    def _is_known(self, call: Call) -> bool:
+        """Return whether the last call has died that could have begun as this one."""
+        return call.first is not None and call.first == self._died_after
+
+    def _keep_prepared(self, server: ServerEnd, call: Call) -> ForkerEnd:
+        """Return what the child of a call is forked from, and end what is prepared for another one."""
+        if self._prepared is None:
+            return server
+        prepared, first = self._prepared
+        if first == call.first:
+            return prepared
+        self._drop_child()
+        self._drop_prepared()
+        if server.wait_for_death() is None:
+            raise ServerEndedError("it does not report deaths")
+        return server
+
+    def _prepare(self, child: ChildEnd, call: Call) -> ForkerEnd | None:
+        prepared = child.prepare(call)
+        if prepared is not None and call.first is not None:
+            self._prepared, self._child = (prepared, call.first), None
+        return prepared
 
     def _ready_server(self) -> ServerEnd:
         if self._server is None:
@@ -180,20 +220,20 @@ class ChildRunner:
                 raise
         return self._server
 
-    def _ready_child(self, server: ServerEnd) -> ChildEnd:
-        if self._child is not None and (self._child.is_gone() or server.has_news()):
+    def _ready_child(self, parent: ForkerEnd) -> ChildEnd:
+        if self._child is not None and (self._child.is_gone() or parent.has_news()):
             # died between two calls, which are not to blame
             self._drop_child()
-            if server.wait_for_death() is None:
+            if parent.wait_for_death() is None:
                 raise ServerEndedError("it does not report deaths")
         if self._child is None:
-            self._child = ChildEnd(server.fork())
+            self._child = ChildEnd(parent.fork())
         return self._child
 
-    def _kill_child(self, server: ServerEnd) -> None:
+    def _kill_child(self, parent: ForkerEnd) -> None:
         self._drop_child()
         with contextlib.suppress(ServerEndedError):
-            if server.kill_child() is not None:
+            if parent.kill_child() is not None:
                 return
         self._close_server()
 
@@ -202,8 +242,15 @@ class ChildRunner:
             self._child.close()
             self._child = None
 
+    def _drop_prepared(self) -> None:
+        """Make what is prepared end, and its child; the server reports it."""
+        if self._prepared is not None:
+            self._prepared[0].close()
+            self._prepared = None
+
     def _close_server(self) -> None:
         self._drop_child()
+        self._drop_prepared()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -211,6 +258,9 @@ class ChildRunner:
     def _forget_parents(self) -> None:
         """Let go of what belongs to the process that this one was forked from."""
         self._drop_child()
+        if self._prepared is not None:
+            self._prepared[0].let_go()
+            self._prepared = None
         if self._server is not None:
             self._server.let_go()
             self._server = None

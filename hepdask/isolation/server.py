@@ -1,4 +1,4 @@
-"""What the server does: fork a child when it is told to, and report how it died."""
+"""What the server does, and a prepared child: fork a child when it is told to, and report how it died."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ def serve(control_fd: int) -> None:
             # whoever needs it gets the error in the child, where it can be told
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-        # a collection in a child would touch, and so copy, all that is shared with it
-        gc.collect()
-        gc.freeze()
+        write_frame(control, b"{}")
         _Forker(control, parent).run()
 
 
@@ -66,7 +64,9 @@ class _Forker:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def run(self) -> None:
-        write_frame(self._control, b"{}")
+        # a collection in a child would touch, and so copy, all that is shared with it
+        gc.collect()
+        gc.freeze()
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wakeup_fd, select.POLLIN)
@@ -112,7 +112,9 @@ class _Forker:
             self._control.close()
             os.close(self._crash_fd)
             run_child(data, crash_fd, server, self._prctl)
-        except BaseException:  # noqa: BLE001  # nothing may return into the server's loop
+            with contextlib.suppress(EOFError, ConnectionError):
+                _Forker(data, server).run()
+        except BaseException:  # noqa: BLE001  # nothing may return into the loop that it was forked from
             traceback.print_exc()
         finally:
             os._exit(1)

@@ -50,6 +50,7 @@ __all__ = [
     "configure",
     "drop_ahead",
     "lease",
+    "lend_to_forks",
     "list_kept",
     "open_ahead",
 ]
@@ -204,6 +205,14 @@ def configure(
     return pool.options
 
 
+def lend_to_forks() -> None:
+    """Let processes that are forked from this one have the local files that it keeps, until it reads again itself.
+
+    They share its read positions: only one of them at a time may be there.
+    """
+    _pool_of_process().is_lent = True
+
+
 def list_kept() -> list[str]:
     """List the files, as they were opened, that this process keeps open and that nobody uses at the moment."""
     pool = _pool_of_process()
@@ -265,6 +274,8 @@ class _Pool:
         self.lock = threading.Lock()
         self.idle: deque[_Kept] = deque()
         self.opening: dict[str, threading.Event] = {}
+        #: True if this process leaves its files to those that are forked from it
+        self.is_lent = False
 
     def open_ahead(
         self, file: InputFile, options: ReadOptions, then: Callable[[OpenFile], None]
@@ -316,6 +327,7 @@ class _Pool:
 
     def take(self, file: InputFile, options: ReadOptions) -> _Kept | None:
         """Take a file out, if there is one that is as good as newly opened."""
+        self.is_lent = False
         self.close_surplus()
         while (kept := self._pop(file, options)) is not None:
             if self._is_current(kept):
@@ -379,11 +391,14 @@ _inherited: list[_Pool] = []
 
 
 def _pool_of_process() -> _Pool:
-    """Give this process's pool: a fork must not use the files of its parent, whose read positions it shares."""
-    global _pool  # noqa: PLW0603  (one pool for a process is the point)
+    """Give this process's pool: a fork must not use the files of its parent, whose read positions it shares, unless they are lent."""
+    global _pool  # one pool for a process is the point
     if _pool.pid != os.getpid():
-        _inherited.append(_pool)
-        _pool = _Pool(_pool.options)
+        parent, _pool = _pool, _Pool(_pool.options)
+        _inherited.append(parent)
+        if parent.is_lent:
+            # a connection is not: a server answers whoever asks first
+            _pool.idle.extend(one for one in parent.idle if one.state is not None)
     return _pool
 
 

@@ -14,10 +14,18 @@ from hepdask.errors import FileReadError, OptionError
 from hepdask.fileset import InputFile
 from hepdask.opening import ReadOptions
 from hepdask.read_errors import as_read_error, read_errors
-from hepdask.readers.handles import KeepOptions, close_all, configure, lease, list_kept
+from hepdask.readers import handles
+from hepdask.readers.handles import (
+    KeepOptions,
+    close_all,
+    configure,
+    lease,
+    lend_to_forks,
+    list_kept,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.servers import XrdServer
@@ -163,27 +171,56 @@ def test_wrong_option_is_refused() -> None:
         configure(max_kept=-1)
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads of other tests
-def test_fork_does_not_use_its_parents_files(tmp_path: Path) -> None:
-    file = write_file(tmp_path / "a.root")
-    with lease(file, OPTIONS):
-        pass
+def in_fork(say: Callable[[], str]) -> str:
+    """Return what a function says in a forked process."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         # straight out, past pytest's own clean-up
         try:
-            with lease(file, OPTIONS) as handle:
-                os.write(write_end, b"kept" if handle.was_kept else b"opened")
+            os.write(write_end, say().encode())
         finally:
             os._exit(0)
     os.close(write_end)
-    with os.fdopen(read_end, "rb") as answer:
-        assert answer.read() == b"opened"
+    with os.fdopen(read_end) as answer:
+        said = answer.read()
     os.waitpid(child, 0)
+    return said
+
+
+def lease_once(file: InputFile) -> str:
+    with lease(file, OPTIONS) as handle:
+        return "kept" if handle.was_kept else "opened"
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads of other tests
+def test_fork_does_not_use_its_parents_files(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "a.root")
+    lease_once(file)
+    assert in_fork(lambda: lease_once(file)) == "opened"
     with lease(file, OPTIONS) as handle:
         assert handle.was_kept
         assert len(handle.open_file.tree["x"].array()) == 10
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads of other tests
+def test_files_that_are_lent_are_there_in_forks_until_they_are_used_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, elsewhere = (write_file(tmp_path / name) for name in ("a.root", "b.root"))
+    status = handles.local_status
+    monkeypatch.setattr(
+        handles, "local_status", lambda url: None if "b.root" in url else status(url)
+    )
+    lease_once(file)
+    lease_once(elsewhere)
+    lend_to_forks()
+    assert [in_fork(lambda: lease_once(file)) for _ in range(2)] == ["kept"] * 2
+    # what may be a connection is nobody else's
+    assert in_fork(lambda: " ".join(list_kept())) == file.file_path
+    with lease(file, OPTIONS) as handle:
+        assert len(handle.open_file.tree["x"].array()) == 10
+    assert in_fork(lambda: lease_once(file)) == "opened"
 
 
 def test_remote_file_is_kept_up_to_its_age(xrd_server: XrdServer) -> None:
