@@ -388,6 +388,29 @@ def test_what_comes_first_is_done_once_for_all_deaths(runner: ChildRunner, tmp_p
     assert not runner.call(has_it)
 
 
+@needs_linux
+def test_files_are_read_from_where_they_were_left_first(
+    runner: ChildRunner, tmp_path: Path
+) -> None:
+    path = tmp_path / "lumi.csv"
+    path.write_bytes(os.urandom(100_000))
+
+    def begin(path: Path) -> None:
+        file = path.open("rb")
+        assert len(file.read(10)) == 10
+        sys.modules["kept_file"] = file  # type: ignore[assignment]
+
+    def go_on() -> bytes:
+        return bytes(sys.modules["kept_file"].read())
+
+    first = (begin, path)
+    die(runner, first=first)
+    for _ in range(3):
+        # a child that has died has left it at its end
+        assert runner.call(go_on, first=first) == path.read_bytes()[10:]
+        die(runner, first=first)
+
+
 def test_what_comes_first_for_others_is_theirs(runner: ChildRunner, tmp_path: Path) -> None:
     first, second = ((note_and_keep, tmp_path / name) for name in ("a", "b"))
     die(runner, first=first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -56,6 +57,7 @@ class _Forker:
         self._pid: int | None = None
         self._crash_fd = -1
         self._prctl = find_prctl()  # here, as it takes milliseconds
+        self._positions = _read_positions()
         self._wakeup_fd, write_fd = os.pipe()
         os.set_blocking(self._wakeup_fd, False)
         os.set_blocking(write_fd, False)
@@ -111,6 +113,7 @@ class _Forker:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
             os.close(self._crash_fd)
+            _restore(self._positions)
             run_child(data, crash_fd, server, self._prctl)
             with contextlib.suppress(EOFError, ConnectionError):
                 _Forker(data, server).run()
@@ -150,6 +153,26 @@ class _Forker:
     def _send(self, death: Death) -> None:
         content = {"exit_code": death.exit_code, "text": death.text}
         write_frame(self._control, json.dumps(content).encode())
+
+
+def _read_positions() -> dict[int, int]:
+    """Find out where the files are that are open for reading: a fork shares the position, and what it has read before it."""
+    positions = {}
+    descriptors = Path("/proc/self/fd")
+    for descriptor in (
+        [int(one.name) for one in descriptors.iterdir()] if descriptors.exists() else ()
+    ):
+        with contextlib.suppress(OSError):  # a pipe has none, and the list itself is closed
+            if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+                positions[descriptor] = os.lseek(descriptor, 0, os.SEEK_CUR)
+    return positions
+
+
+def _restore(positions: dict[int, int]) -> None:
+    """Put files where they were, and buffers believe them to be, before a child that is dead has read them."""
+    for descriptor, position in positions.items():
+        with contextlib.suppress(OSError):
+            os.lseek(descriptor, position, os.SEEK_SET)
 
 
 def _kill_group(child: int) -> None:

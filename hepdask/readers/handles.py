@@ -208,7 +208,8 @@ def configure(
 def lend_to_forks() -> None:
     """Let processes that are forked from this one have the local files that it keeps, until it reads again itself.
 
-    They share its read positions: only one of them at a time may be there.
+    They share its read positions: only one of them at a time may be there, and it has to be put where this one has left them, as
+    the child processes of `hepdask.isolation` are.
     """
     _pool_of_process().is_lent = True
 
