@@ -411,6 +411,32 @@ def test_files_are_read_from_where_they_were_left_first(
         die(runner, first=first)
 
 
+@needs_linux
+@pytest.mark.parametrize(
+    ("num_mib", "is_prepared", "numbers"),
+    [
+        (10, True, [2, 3]),  # a child may keep half of the limit, with what it was forked with
+        (40, True, [2, 2]),  # so each call has another one
+        (80, False, [2, 1]),
+    ],
+)
+def test_what_comes_first_counts_as_kept(
+    runner: ChildRunner, num_mib: int, is_prepared: bool, numbers: list[int]
+) -> None:
+    first = (keep, num_mib * MIB)
+    server, _ = runner.call(pids)
+    die(runner, first=first)
+    parents = []
+
+    def call() -> int:
+        number, _ = runner.call(keep, 20 * MIB, memory_bytes=100 * MIB, first=first)
+        parents.append(runner.call(os.getppid, first=first))
+        return int(number)
+
+    assert [call() for _ in numbers] == numbers
+    assert (server not in parents) == is_prepared
+
+
 def test_what_comes_first_for_others_is_theirs(runner: ChildRunner, tmp_path: Path) -> None:
     first, second = ((note_and_keep, tmp_path / name) for name in ("a", "b"))
     die(runner, first=first)

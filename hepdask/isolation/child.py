@@ -32,8 +32,12 @@ MAX_LEFT_BEHIND = 0.5
 
 
 def run_child(
-    data: socket.socket, crash_fd: int, server: int, prctl: Callable[..., int] | None
-) -> None:
+    data: socket.socket,
+    crash_fd: int,
+    server: int,
+    prctl: Callable[..., int] | None,
+    num_own_bytes: int | None,
+) -> int:
     """Be the child, which ends when the caller hangs up; returns when it is prepared, and the caller was told so.
 
     Parameters
@@ -46,6 +50,13 @@ def run_child(
         The process id of the parent.
     prctl : callable or None
         As of `find_prctl`, loaded before the fork.
+    num_own_bytes : int or None
+        The memory of a process that has run nothing; None: what this one has now.
+
+    Returns
+    -------
+    int
+        `num_own_bytes`, for the children of this one.
     """
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
@@ -56,7 +67,8 @@ def run_child(
     faulthandler.enable(crash_fd, all_threads=False)
     # what the user's code forks must not keep the connection alive when this process is dead, nor answer on it
     os.register_at_fork(after_in_child=data.close)
-    num_bytes_at_start = _own_bytes()
+    if num_own_bytes is None:
+        num_own_bytes = _own_bytes()
     while True:
         try:
             header = read_frame(data)
@@ -68,12 +80,12 @@ def run_child(
         del packed
         write_frame(data, reply)
         del reply
-        num_left_bytes = _own_bytes() - num_bytes_at_start
+        num_left_bytes = _own_bytes() - num_own_bytes
         is_spent = memory_bytes is not None and num_left_bytes > MAX_LEFT_BEHIND * memory_bytes
         if is_preparing and is_done and not is_spent and _has_one_thread():
             _prefer_for_killing(_PREPARED_BADNESS)
             write_frame(data, PREPARED)
-            return
+            return num_own_bytes
         write_frame(data, SPENT if is_spent else READY)
 
 

@@ -51,9 +51,12 @@ def serve(control_fd: int) -> None:
 class _Forker:
     """Forks one child at a time when it is told to, and reports how it died."""
 
-    def __init__(self, control: socket.socket, parent: int) -> None:
+    def __init__(
+        self, control: socket.socket, parent: int, num_own_bytes: int | None = None
+    ) -> None:
         self._control = control
         self._parent = parent
+        self._num_own_bytes = num_own_bytes
         self._pid: int | None = None
         self._crash_fd = -1
         self._prctl = find_prctl()  # here, as it takes milliseconds
@@ -114,9 +117,9 @@ class _Forker:
             self._control.close()
             os.close(self._crash_fd)
             _restore(self._positions)
-            run_child(data, crash_fd, server, self._prctl)
+            num_own_bytes = run_child(data, crash_fd, server, self._prctl, self._num_own_bytes)
             with contextlib.suppress(EOFError, ConnectionError):
-                _Forker(data, server).run()
+                _Forker(data, server, num_own_bytes).run()
         except BaseException:  # noqa: BLE001  # nothing may return into the loop that it was forked from
             traceback.print_exc()
         finally:
