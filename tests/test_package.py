@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ORDER = (
     "errors",
     "blocks",
+    "allocator",
     "isolation",
     "tables",
     "masking",

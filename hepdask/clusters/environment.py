@@ -19,12 +19,12 @@ _THREADS = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-#: glibc gives memory back to the system at once: awkward arrays come and go, and dask looks at what the process has.
-_MALLOC = {"MALLOC_TRIM_THRESHOLD_": "0"}
+#: Of this session, for workers: XRootD's, and what the user has chosen of the allocator (`hepdask.allocator` chooses otherwise).
+_OF_SESSION = ("XRD_", "MALLOC_")
 
 
 def worker_environment(options: Mapping[str, Any]) -> dict[str, str]:
-    """Make the environment variables of workers: thread counts, the allocator's, this session's ``XRD_*``, the user's own.
+    """Make the environment variables of workers: thread counts, this session's ``XRD_*`` and ``MALLOC_*``, the user's own.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ def worker_environment(options: Mapping[str, Any]) -> dict[str, str]:
         With ``threads`` and ``environment``. Proxies and tokens are no part of it: job scripts can be read by others.
     """
     threads = dict.fromkeys(_THREADS, "1")
-    xrootd = {name: value for name, value in os.environ.items() if name.startswith("XRD_")}
-    return {**threads, **_MALLOC, **xrootd, **options.get("environment", {})}
+    own = {name: value for name, value in os.environ.items() if name.startswith(_OF_SESSION)}
+    return {**threads, **own, **options.get("environment", {})}
 
 
 def export_lines(variables: Mapping[str, str]) -> list[str]:

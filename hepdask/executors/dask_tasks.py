@@ -18,6 +18,7 @@ from dask.sizeof import sizeof
 from dask.utils import format_bytes
 from distributed import get_worker
 
+from hepdask.allocator import freed_memory_kept
 from hepdask.checkpoints import NodeKeys, find_stored
 from hepdask.endpoints import process_health
 from hepdask.errors import ProcessDiedError, RangeTimeoutError
@@ -162,7 +163,7 @@ def process_task(
     work = load_work(packed_work)
     ranges, identities = unpack_ranges(packed_ranges)
     saved = _Saved(ranges, identities, checkpoints, stored)
-    with marked(info, saved.count_done) as past:
+    with freed_memory_kept(), marked(info, saved.count_done) as past:
         attempt = _isolated(packed_work, work, monitor.worker, past) if past.is_suspect else None
         task = NodeTask(
             ranges,
@@ -298,11 +299,13 @@ def merge_task(
         results = merging.release(left), merging.release(right)
         return merging.merge(*results, is_own=left.is_own, key=next(names, ""))
 
-    merged = merging.release(merge_in_order(order, [merging.hold(one) for one in inputs], merge))
-    merged = replace(merged, metrics=merged.metrics + merging.costs.total())
-    if checkpoints is not None:
-        merged = checkpoints.offer(merged, is_last=is_root)
-    return merged if is_root else hand_on(merged, get_worker().local_directory)
+    with freed_memory_kept():
+        held = merge_in_order(order, [merging.hold(one) for one in inputs], merge)
+        merged = merging.release(held)
+        merged = replace(merged, metrics=merged.metrics + merging.costs.total())
+        if checkpoints is not None:
+            merged = checkpoints.offer(merged, is_last=is_root)
+        return merged if is_root else hand_on(merged, get_worker().local_directory)
 
 
 @sizeof.register(PartialResult)  # type: ignore[untyped-decorator]  # dask has no types
@@ -329,7 +332,7 @@ def call_packed(packed: bytes, info: RunInfo, max_seconds: float | None) -> list
         A result for each item; an exception for one that takes too long, or kills its process.
     """
     function, items = cloudpickle.loads(packed)
-    with marked(info) as past, shared_endpoints():
+    with freed_memory_kept(), marked(info) as past, shared_endpoints():
         call = _call_in_child if past.is_suspect else _call_here
         return [call(function, item, max_seconds) for item in items]
 

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from hepdask.allocator import keep_freed_memory
 from hepdask.isolation.calls import Death
 from hepdask.isolation.child import find_prctl, run_child
 from hepdask.isolation.frames import FORK, KILL, read_frame, write_frame
@@ -36,6 +37,7 @@ def serve(control_fd: int) -> None:
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(control_fd, False)  # what the user's code starts is not to have it
+    keep_freed_memory()
     with (
         socket.socket(fileno=control_fd) as control,
         contextlib.suppress(EOFError, ConnectionError),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import re
 from typing import TYPE_CHECKING
 
+from hepdask.allocator import set_trim_threshold
 from hepdask.errors import OptionError
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ _NAMES = (
 _SECRET = re.compile(
     r"TOKEN|SECRET|PASSW|PRIVATE|CREDENTIAL|X509|API_?KEY|ACCESS_?KEY", re.IGNORECASE
 )
-_M_TRIM_THRESHOLD = -1  # mallopt(3)
 
 
 def collect_environment(options: Shipping) -> dict[str, str]:
@@ -58,8 +56,4 @@ def collect_environment(options: Shipping) -> dict[str, str]:
 def set_environment(variables: Mapping[str, str]) -> None:
     """Set variables in this process; what has been loaded before may have read its own already."""
     os.environ.update(variables)
-    threshold = variables.get("MALLOC_TRIM_THRESHOLD_", "")
-    if threshold.isdigit():
-        # glibc reads it when a process starts, and this one has
-        with contextlib.suppress(OSError, AttributeError, ctypes.ArgumentError):
-            ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, int(threshold))
+    set_trim_threshold(variables.get("MALLOC_TRIM_THRESHOLD_", ""))

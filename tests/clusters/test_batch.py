@@ -46,7 +46,6 @@ def test_the_same_words_everywhere(word: str, lines: list[str]) -> None:
     assert set(lines) <= set(text.splitlines())
     for part in (
         "export OMP_NUM_THREADS=1",
-        "export MALLOC_TRIM_THRESHOLD_=0",
         "export A=",
         "module load python",
         "--nthreads 1",

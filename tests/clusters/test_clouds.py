@@ -51,7 +51,7 @@ def test_the_operator_and_kubernetes_accept_the_manifest() -> None:
     assert container["args"][:4] == ["dask", "worker", "--nthreads", "1"]
     assert container["resources"]["limits"] == {"cpu": "1", "memory": "3000000000"}
     assert {"name": "A", "value": "x y"} in container["env"]
-    assert {"name": "MALLOC_TRIM_THRESHOLD_", "value": "0"} in container["env"]
+    assert {"name": "OMP_NUM_THREADS", "value": "1"} in container["env"]
     (scheduler,) = manifest["spec"]["scheduler"]["spec"]["containers"]
     assert scheduler["args"][:2] == ["dask", "scheduler"]
 

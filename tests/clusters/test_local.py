@@ -10,7 +10,8 @@ from hepdask import DaskExecutor
 from hepdask.clusters import choose_cluster
 
 
-def test_one_thread_each_with_their_environment() -> None:
+def test_one_thread_each_with_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "0")
     options = {"workers": 2, "environment": {"MY_VARIABLE": "x"}, "memory": "1 GB"}
     with choose_cluster("local", options).open() as cluster, Client(cluster) as client:
         client.wait_for_workers(2, timeout=60)
