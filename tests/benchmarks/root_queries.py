@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.systems import as_nannies_start_them
+
 __all__ = ["CODE", "QUERIES", "RootDaskRun", "RootThreadsRun", "import_root"]
 
 TREENAME = "Events"
@@ -233,6 +235,7 @@ class RootDaskRun:
     def __call__(self) -> dict[str, Any]:
         """Run, and return the bins of each histogram."""
         root = import_root()
+        self._client.run(as_nannies_start_them)
         # ROOT computes on dask's current client, and prints a progress bar
         with (
             self._client.as_current(),

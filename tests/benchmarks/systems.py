@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
 import tempfile
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hepdask.allocator import DASK_TRIM_THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CoffeaRun",
     "HepdaskRun",
+    "as_nannies_start_them",
     "forget_everything",
     "import_libraries",
     "private_cache",
@@ -83,6 +87,14 @@ def import_libraries() -> None:
     from hepdask import DaskExecutor, Runner  # noqa: F401
 
 
+def as_nannies_start_them() -> None:
+    """Let glibc's allocator do what it does in workers of dask alone, where hepdask's tasks have changed that."""
+    with suppress(AttributeError):  # elsewhere nobody has
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 128 * 2**10)  # M_MMAP_THRESHOLD, see mallopt(3)
+        libc.mallopt(-1, int(DASK_TRIM_THRESHOLD))
+
+
 def forget_everything(client: Client) -> None:
     """Start worker processes anew, with the libraries imported and nothing else, and empty hepdask's cache."""
     shutil.rmtree(os.environ["HEPDASK_CACHE_DIR"], ignore_errors=True)
@@ -138,6 +150,7 @@ class CoffeaRun:
 
         executor = processor.DaskExecutor(client=self._client, status=False)
         run = processor.Runner(executor, metadata_cache=self._cache, **self._options)
+        self._client.run(as_nannies_start_them)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", USUAL_WARNINGS, RuntimeWarning)
             return run(*self._what, treename=TREENAME, trace=trace if self._is_traced else None)

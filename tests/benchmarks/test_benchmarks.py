@@ -17,6 +17,7 @@ import uproot
 
 from tests.benchmarks import (
     __main__,
+    allocator,
     first_range,
     plain_queries,
     plan_scale,
@@ -333,6 +334,16 @@ def test_shipping(nano_files: NanoFiles) -> None:
     assert 300_000 < figures.num_sent_bytes < 600_000
     assert figures.num_sent_again_bytes < 10_000
     assert "the client sends 0." in str(figures)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_allocator(nano_files: NanoFiles) -> None:
+    figures = allocator.measure(str(nano_files.paths[0]), num_runs=1)
+    assert [one.what for one in figures] == [
+        *(f"arrays of {number:,}" for number in allocator.NUMS_AT_A_TIME),
+        "open nano_0.root",
+    ]
+    assert "ratio" in str(figures[0])
 
 
 def test_plan_scale() -> None:
