@@ -1,10 +1,10 @@
 """What glibc's allocator does with freed memory: it is kept while a task runs, and given back after it.
 
 Columnar code makes and drops an array in each step. dask's nannies set ``MALLOC_TRIM_THRESHOLD_=65536``, so that workers give
-memory back and don't seem to be full; but glibc then asks the system for each array anew, and all its pages are faulted in
-again: by ``python -m tests.benchmarks.allocator``, arrays of 20,000 numbers take 7 times as long as without, and to open a file
-of 1,500 branches takes 8 times as long. Setting any threshold also ends that glibc adapts them to what a program does
-(mallopt(3), under M_MMAP_THRESHOLD).
+memory back and don't seem to be full; but glibc then asks the system for each array of 128 KiB or more anew, and all its pages
+are faulted in again, as setting any threshold ends that it adapts them to what a program does (mallopt(3), M_MMAP_THRESHOLD).
+By ``python -m tests.benchmarks.allocator``, code on arrays of 20,000 numbers then takes 3 to 5 times as long, on arrays of 500,000
+twice as long, and opening a generated file of 1,499 branches 6 to 7 times as long (a real one the same).
 
 So in workers the thresholds are what glibc itself would come to, and ``malloc_trim`` gives the memory back after each task, which
 is more than the threshold does: also what lies below memory in use. Who has chosen another value gets it.

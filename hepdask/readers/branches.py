@@ -100,8 +100,6 @@ class RangeEvents:
         Wall time of building the layout and the lazy events.
     tally : ReadTally
         Grows as branches are read.
-    num_requested_before : int
-        What was requested from a kept file for earlier ranges.
     events : awkward.Array
         What `process` is called with; lazy.
     expected : frozenset of str
@@ -113,14 +111,13 @@ class RangeEvents:
     layout_key: str
     form_seconds: float
     tally: ReadTally
-    num_requested_before: int
     events: Any
     expected: frozenset[str] = frozenset()
 
     @property
     def num_requested_bytes(self) -> int:
-        """Bytes that were requested for this range, by opening the file, too."""
-        return self.handle.num_requested_bytes - self.num_requested_before
+        """Bytes that were requested for this range, by opening the file, too, and those for the next ones meanwhile."""
+        return self.handle.num_requested_bytes - self.handle.num_requested_before
 
     def build_whole(self) -> None:
         """Let the events have all fields from the beginning, for a processor that can't do without."""

@@ -103,7 +103,6 @@ def _open_events(
     with lease(entry_range.file, options) as handle:
         opened = handle.open_file
         check_unchanged(entry_range.file, opened)
-        requested = handle.num_requested_bytes if handle.was_kept else 0
         started = perf_counter()
         tally = ReadTally()
         with layout_errors(entry_range, kind.name):
@@ -129,9 +128,7 @@ def _open_events(
         bulk_seconds = tally.read_seconds
         form_seconds = perf_counter() - started - bulk_seconds
         try:
-            yield RangeEvents(
-                lazy, handle, layout_key, form_seconds, tally, requested, events, expected
-            )
+            yield RangeEvents(lazy, handle, layout_key, form_seconds, tally, events, expected)
         finally:
             lazy.close()
 

@@ -93,11 +93,14 @@ class Handle:
         True if it was open already.
     open_seconds : float
         Wall time that opening took, in this lease: 0 for a kept file.
+    num_requested_before : int
+        Bytes that were requested before the end of the last lease; what was requested ahead since then is for this one.
     """
 
     open_file: OpenFile
     was_kept: bool
     open_seconds: float
+    num_requested_before: int = 0
 
     @property
     def num_requested_bytes(self) -> int:
@@ -141,13 +144,26 @@ def lease(file: InputFile, options: ReadOptions) -> Iterator[Handle]:
         waited_seconds += kept.open_file.open_seconds
     opened = kept.open_file
     try:
-        yield Handle(opened, not kept.is_new, waited_seconds if kept.is_new else 0.0)
+        yield Handle(
+            opened,
+            not kept.is_new,
+            waited_seconds if kept.is_new else 0.0,
+            kept.num_requested_bytes,
+        )
     except BaseException as error:
         if isinstance(error, FileReadError):
             note_failure(opened.replica, error)
         _discard(kept)
         raise
-    pool.put(replace(kept, used_seconds=time.monotonic(), is_new=False, is_ahead=False))
+    pool.put(
+        replace(
+            kept,
+            used_seconds=time.monotonic(),
+            num_requested_bytes=opened.num_requested_bytes,
+            is_new=False,
+            is_ahead=False,
+        )
+    )
 
 
 def open_ahead(file: InputFile, options: ReadOptions, then: Callable[[OpenFile], None]) -> None:
@@ -260,6 +276,8 @@ class _Kept:
     state: tuple[int, int, int, int] | None
     opened_seconds: float
     used_seconds: float
+    # at the end of the last lease
+    num_requested_bytes: int = 0
     # nobody has had it yet
     is_new: bool = True
     # it was opened for a range that will come

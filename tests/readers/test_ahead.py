@@ -284,6 +284,9 @@ def test_the_next_file_is_opened_meanwhile(proxy: LatencyProxy, uses: Uses) -> N
     assert threading.active_count() <= threads + 1
     # what is open already is asked for its bytes, too
     read(file, 100, 149, uses, EntryRange(following, 0, 40))
+    with lease(following, OPTIONS) as handle:
+        # they count for who has the file next, as no range has it now
+        assert handle.num_requested_bytes > handle.num_requested_before
     wait_until_read(following)
     with lease(following, OPTIONS) as handle:
         requested = handle.num_requested_bytes
